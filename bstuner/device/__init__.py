@@ -1,0 +1,1 @@
+"""What a device holds and what a data loader feeds it: torch, no Lightning."""

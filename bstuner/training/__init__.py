@@ -1,0 +1,1 @@
+"""Work inside a running Lightning fit, leaving no trace in it."""
