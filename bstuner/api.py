@@ -1,0 +1,88 @@
+"""The searches alone, for notebooks and scripts: no training afterwards."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers.logger import DummyLogger
+
+from bstuner.callbacks.finder import BatchSizeFinder
+from bstuner.core.result import FindResult
+from bstuner.errors import InvalidSetting
+from bstuner.training.rehearsal import takes_part
+from bstuner.training.snapshot import RandomState, Snapshot
+
+__all__ = ["find"]
+
+Method = Literal["fit", "validate", "test", "predict"]
+
+
+def find(
+    trainer: Trainer,
+    model: LightningModule,
+    train_dataloaders: Any = None,
+    val_dataloaders: Any = None,
+    dataloaders: Any = None,
+    datamodule: LightningDataModule | None = None,
+    method: Method = "fit",
+    **settings: Any,
+) -> FindResult:
+    """Find the largest batch that fits, put it in place, and do not train.
+
+    Example:
+        >>> import lightning as L, torch
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
+        >>> import bstuner
+        >>> loader = torch.utils.data.DataLoader(RandomDataset(32, 64), batch_size=4)
+        >>> trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        >>> result = bstuner.find(trainer, BoringModel(), loader, max_val=32, memory_limit="1GiB")
+        >>> result.batch_size, result.limited_by, loader.batch_size
+        (32, 'max_val', 32)
+
+    Args:
+        trainer: the Trainer to search in; it can fit, validate, test or predict afterwards as if it had not searched.
+        model: the LightningModule.
+        train_dataloaders: as for `trainer.fit`.
+        val_dataloaders: as for `trainer.fit`.
+        dataloaders: as for `trainer.validate`, `test` and `predict`.
+        datamodule: as for all of them.
+        method: which of the four to search for.
+        settings: the arguments of `BatchSizeFinder`.
+
+    Raises:
+        InvalidSetting: an argument is out of range or unreadable.
+        NothingFits: not even the smallest batch runs within the memory.
+        BatchSizeNotSettable: there is no place where the batch size could be changed.
+
+    """
+    if method not in ("fit", "validate", "test", "predict"):
+        raise InvalidSetting(f"Expected method to be 'fit', 'validate', 'test' or 'predict', found {method!r}.")
+    finder = BatchSizeFinder(**settings)
+    finder.search_only = True
+    data = (
+        {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
+        if method == "fit"
+        else {"dataloaders": dataloaders}
+    )
+    callbacks, loggers = trainer.callbacks, trainer.loggers
+    # Callbacks that save or log have nothing to do here, and their set-up alone leaves files behind.
+    taking_part = [callback for callback in callbacks if takes_part(callback) or isinstance(callback, ProgressBar)]
+    random = RandomState()
+    # What `setup` and `configure_model` do will be done again by the run to come.
+    before = [Snapshot(taking_part), Snapshot([model, datamodule, data], contents=False)]
+    trainer.callbacks = [finder, *taking_part]
+    trainer.loggers = [DummyLogger()] if loggers else []
+    try:
+        getattr(trainer, method)(model, datamodule=datamodule, **data)
+    finally:
+        trainer.callbacks, trainer.loggers = callbacks, loggers
+        for snapshot in before:
+            snapshot.restore()
+        random.restore()
+    if finder.result is None:
+        raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
+    model.trainer = trainer
+    finder.apply()
+    return finder.result

@@ -1,0 +1,85 @@
+"""`bstuner find`: the largest batch of an unmodified training script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningCLI
+
+from bstuner.api import find
+from bstuner.cli.script import ScriptRun, run_until_trainer
+from bstuner.core.result import FindResult
+from bstuner.report.files import write_json, write_yaml
+
+__all__ = ["overlay", "run_find"]
+
+RESULT_FILE = "bstuner-result.json"
+OVERLAY_FILE = "bstuner-overlay.yaml"
+
+
+def run_find(script: str, arguments: list[str], output: Path, settings: dict[str, Any]) -> FindResult:
+    """Search in a script and write the answer; prints where.
+
+    Args:
+        script: path of the script.
+        arguments: the script's own arguments.
+        output: folder for the files.
+        settings: the arguments of `BatchSizeFinder`.
+
+    """
+
+    def search(trainer: Trainer, method: str, called_with: dict[str, Any]) -> FindResult:
+        data = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
+        given = {name: value for name, value in called_with.items() if name in data}
+        return find(trainer, method=method, **given, **settings)  # type: ignore[arg-type]  # one of METHODS
+
+    # Before the script runs: it may change the working directory.
+    output = output.resolve()
+    run = run_until_trainer(script, arguments, search)
+    result: FindResult = run.result
+    write_json(output / RESULT_FILE, result.as_dict())
+    saved = [RESULT_FILE]
+    content = overlay(run, settings["batch_arg_name"], result.batch_size)
+    if content:
+        write_yaml(output / OVERLAY_FILE, content)
+        saved.append(OVERLAY_FILE)
+    print(f"Saved     {', '.join(saved)} in {output}")
+    if content:
+        print(f"Train     python {script} {' '.join(arguments)} -c {output / OVERLAY_FILE}")
+    elif run.cli is not None:
+        print(f"Train     no key {settings['batch_arg_name']!r} in the configuration: set the batch size by hand")
+    return result
+
+
+def overlay(run: ScriptRun, name: str, size: int) -> dict[str, Any]:
+    """The part of a LightningCLI configuration that sets the batch size; empty where no key holds it.
+
+    Args:
+        run: a script that was run.
+        name: the attribute that holds the batch size, by convention also the argument that sets it.
+        size: the answer.
+
+    """
+    if run.cli is None:
+        return {}
+    config = _configuration(run.cli)
+    content: dict[str, Any] = {}
+    for part in ("model", "data"):
+        for path in ((part, name), (part, "init_args", name)):
+            if config.get(".".join(path)) is not None:
+                _set(content, path, size)
+    return content
+
+
+def _configuration(cli: LightningCLI) -> Namespace:
+    config: Namespace = cli.config
+    return config[cli.subcommand] if cli.subcommand else config
+
+
+def _set(content: dict[str, Any], path: tuple[str, ...], value: int) -> None:
+    for key in path[:-1]:
+        content = content.setdefault(key, {})
+    content[path[-1]] = value

@@ -1,0 +1,70 @@
+"""`bstuner`: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from bstuner.callbacks.finder import BatchSizeFinder
+from bstuner.cli.find import run_find
+from bstuner.errors import BstunerError
+
+__all__ = ["main"]
+
+FAILED, INTERRUPTED = 1, 130
+
+_FIND = """Find the largest batch that fits, for an unmodified training script.
+
+The script runs up to its first call of trainer.fit(), validate(), test() or predict(); in its place the search runs,
+and nothing is trained. The answer is printed, written to bstuner-result.json and, where the script is a LightningCLI,
+to bstuner-overlay.yaml for use as a second -c.
+
+  bstuner find train.py --data ./corpus
+  bstuner find --memory_limit 24GiB main.py fit -c config.yaml
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code is 0 found, 1 failed with a reason, 2 usage, 130 interrupted.
+
+    Args:
+        arguments: the command line without the program's name; None for that of the process.
+
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        _find(parsed.find)
+    except BstunerError as error:
+        print(f"bstuner: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the description."""
+
+
+def _find(chosen: Namespace) -> None:
+    settings = {name: chosen[name] for name in inspect.signature(BatchSizeFinder).parameters}
+    run_find(chosen.script, chosen.arguments, chosen.output, settings)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="bstuner",
+        description="Which batch size, and which learning rate with it? Measured, for PyTorch Lightning.",
+    )
+    commands = parser.add_subcommands(required=True, metavar="COMMAND", help="what to do")
+    find = ArgumentParser(description=_FIND, formatter_class=_Formatter)
+    find.add_argument("script", metavar="SCRIPT", help="the training script")
+    find.add_argument("arguments", metavar="ARGS", nargs="...", help="the script's own arguments")
+    find.add_argument("--output", type=Path, default=Path(), help="folder for the files with the answer")
+    find.add_class_arguments(BatchSizeFinder, as_group=False)
+    commands.add_subcommand("find", find, help="the largest batch that fits")
+    return parser

@@ -1,0 +1,122 @@
+"""Run a user's training script, unmodified, up to its first call of the Trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningCLI
+
+from bstuner.errors import ScriptError
+
+__all__ = ["ScriptRun", "run_until_trainer"]
+
+METHODS = ("fit", "validate", "test", "predict")
+
+
+@dataclass
+class ScriptRun:
+    """What happened in the script."""
+
+    cli: LightningCLI | None = None
+    method: str | None = None
+    result: Any = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+class _Stop(SystemExit):
+    """Ends the script as `sys.exit()` would: its `finally` blocks run, its `except Exception` blocks do not."""
+
+
+def run_until_trainer(
+    script: str, arguments: list[str], action: Callable[[Trainer, str, dict[str, Any]], Any]
+) -> ScriptRun:
+    """Run a script until it calls `fit`, `validate`, `test` or `predict` of a Trainer; run `action` in its place.
+
+    Args:
+        script: path of the script.
+        arguments: the script's own arguments.
+        action: called with the Trainer, the method's name and the arguments it was called with.
+
+    Returns:
+        The run, with the action's result. The script has ended.
+
+    Raises:
+        ScriptError: there is no such script, or it ended without calling the Trainer.
+
+    """
+    path = Path(script)
+    if not path.is_file():
+        raise ScriptError(f"Expected a Python script, found no file at {script!r}.")
+    run = ScriptRun()
+    with _intercepted(run, action), _as_main(path, arguments):
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except _Stop:
+            return run
+    raise ScriptError(_never_called(script))
+
+
+@contextlib.contextmanager
+def _intercepted(run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]], Any]) -> Iterator[None]:
+    originals = {name: getattr(Trainer, name) for name in METHODS}
+    instantiate = LightningCLI.instantiate_trainer
+
+    def instead_of(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def called(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+            bound = inspect.signature(original).bind(trainer, *args, **kwargs).arguments
+            del bound["self"]
+            restore()  # the action may call the Trainer itself
+            run.method, run.arguments = name, dict(bound)
+            run.result = action(trainer, name, run.arguments)
+            raise _Stop(0)
+
+        return called
+
+    def capture(cli: LightningCLI, **kwargs: Any) -> Trainer:
+        run.cli = cli
+        return instantiate(cli, **kwargs)
+
+    def restore() -> None:
+        for name, original in originals.items():
+            setattr(Trainer, name, original)
+        LightningCLI.instantiate_trainer = instantiate  # type: ignore[method-assign]
+
+    for name, original in originals.items():
+        setattr(Trainer, name, instead_of(name, original))
+    LightningCLI.instantiate_trainer = capture  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        restore()
+
+
+@contextlib.contextmanager
+def _as_main(path: Path, arguments: list[str]) -> Iterator[None]:
+    """The interpreter as `python script.py ...` would find it."""
+    argv, search_path = sys.argv, list(sys.path)
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = argv, search_path
+
+
+def _never_called(script: str) -> str:
+    wrong_root = "pytorch_lightning" in sys.modules
+    hint = (
+        "It imports pytorch_lightning, whose Trainer is another class: import from lightning.pytorch instead."
+        if wrong_root
+        else "Expected it to call trainer.fit(), validate(), test() or predict()."
+    )
+    return f"{script} ended without calling a Trainer. {hint}"

@@ -1,0 +1,150 @@
+"""What a search for the largest batch found: plain numbers and words, ready to print or to store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["FindResult", "LimitedBy", "Probe"]
+
+LimitedBy = Literal["memory", "dataset", "max_val"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One size that was run.
+
+    Example:
+        >>> Probe(batch_size=64, peak_bytes=2**20, seconds=0.01, fits=True).samples_per_second
+        6400.0
+
+    Args:
+        batch_size: samples per device and forward pass (micro-batch size).
+        peak_bytes: most bytes allocated at once during the probe; None when memory ran out.
+        seconds: one steady training step (or evaluation batch); None when it was not timed.
+        fits: whether this size is safe to train with.
+        reason: why it does not fit, in words; empty when it does.
+
+    """
+
+    batch_size: int
+    peak_bytes: int | None
+    seconds: float | None
+    fits: bool
+    reason: str = ""
+
+    @property
+    def samples_per_second(self) -> float | None:
+        """Throughput of this probe."""
+        return self.batch_size / self.seconds if self.seconds else None
+
+
+@dataclass(frozen=True)
+class FindResult:
+    """The largest batch that fits, and everything measured on the way.
+
+    Example:
+        >>> probe = Probe(batch_size=64, peak_bytes=2**20, seconds=0.01, fits=True)
+        >>> result = FindResult(
+        ...     batch_size=64, probes=(probe,), limited_by="dataset", capacity_bytes=2**30, usable_bytes=2**29,
+        ...     device="CPU", stage="fit", seconds=0.1,
+        ... )
+        >>> result.global_batch_size, result.throughput
+        (64, {64: 6400.0})
+
+    Args:
+        batch_size: the answer: samples per device and forward pass.
+        probes: every size that was run, in order.
+        limited_by: what kept the answer from being larger: the memory, the dataset or `max_val`.
+        capacity_bytes: bytes this process could use: the device's, or `memory_limit`.
+        usable_bytes: the part of the capacity a batch may take, after the margin.
+        device: the device's name.
+        stage: "fit", "validate", "test" or "predict".
+        seconds: how long the search took.
+        reference_batch_size: what the user's code asked for; None where it asked for none.
+        accumulate_grad_batches: as the Trainer has it.
+        world_size: number of processes that train together.
+        lr: the learning rate of the first parameter group, left as it was; None without an optimizer.
+        memory_intercept: bytes at batch size 0 on the fitted memory line; None where too little was measured.
+        memory_slope: bytes per sample on that line.
+        knee: smallest power of two with at least 90 % of the throughput of the largest size measured; None where
+            too little was measured.
+        scanned: how many samples were looked at to find the largest one.
+        dataset_size: how many samples the dataset holds; None where that is unknown.
+        changed_settings: settings that count in steps and so mean something else at the new batch size.
+        warnings: what else the user should know.
+
+    """
+
+    batch_size: int
+    probes: tuple[Probe, ...]
+    limited_by: LimitedBy
+    capacity_bytes: int
+    usable_bytes: int
+    device: str
+    stage: str
+    seconds: float
+    reference_batch_size: int | None = None
+    accumulate_grad_batches: int = 1
+    world_size: int = 1
+    lr: float | None = None
+    memory_intercept: float | None = None
+    memory_slope: float | None = None
+    knee: int | None = None
+    scanned: int = 0
+    dataset_size: int | None = None
+    changed_settings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples per optimizer step: micro-batch size x accumulation x world size."""
+        return self.batch_size * self.accumulate_grad_batches * self.world_size
+
+    @property
+    def throughput(self) -> dict[int, float]:
+        """Samples per second of every size that was timed, smallest size first."""
+        timed = {p.batch_size: p.samples_per_second for p in self.probes if p.samples_per_second is not None}
+        return dict(sorted(timed.items()))
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Measured peak at the answer."""
+        return next((p.peak_bytes for p in self.probes if p.batch_size == self.batch_size), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain types, as written to `bstuner-result.json`."""
+        line = None
+        if self.memory_slope is not None:
+            line = {"intercept_bytes": self.memory_intercept, "bytes_per_sample": self.memory_slope}
+        return {
+            "batch_size": self.batch_size,
+            "accumulate_grad_batches": self.accumulate_grad_batches,
+            "global_batch_size": self.global_batch_size,
+            "lr": self.lr,
+            "limited_by": self.limited_by,
+            "reference_batch_size": self.reference_batch_size,
+            "world_size": self.world_size,
+            "stage": self.stage,
+            "device": self.device,
+            "capacity_bytes": self.capacity_bytes,
+            "usable_bytes": self.usable_bytes,
+            "memory_line": line,
+            "throughput": {str(size): rate for size, rate in self.throughput.items()},
+            "knee": self.knee,
+            "probes": [
+                {
+                    "batch_size": p.batch_size,
+                    "peak_bytes": p.peak_bytes,
+                    "seconds": p.seconds,
+                    "fits": p.fits,
+                    "reason": p.reason,
+                }
+                for p in self.probes
+            ],
+            "scanned_samples": self.scanned,
+            "dataset_size": self.dataset_size,
+            "changed_settings": list(self.changed_settings),
+            "warnings": list(self.warnings),
+            "search_seconds": self.seconds,
+        }

@@ -1,0 +1,170 @@
+"""Read and change the batch size of a data loader in place, as if it had been built with that size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from bstuner.errors import BatchSizeNotSettable
+
+__all__ = [
+    "batch_size_of",
+    "drops_last",
+    "largest_useful_batch",
+    "last_batch_of_one",
+    "num_samples",
+    "set_batch_size",
+]
+
+
+def batch_size_of(loader: object) -> int:
+    """Read the batch size of a loader.
+
+    >>> batch_size_of(DataLoader(range(10), batch_size=4))
+    4
+
+    Args:
+        loader: A `torch.utils.data.DataLoader`. With a batch sampler of the user's, that sampler needs an
+            integer attribute `batch_size`.
+
+    Raises:
+        BatchSizeNotSettable: It is no `DataLoader`, or it has no batch size.
+    """
+    size = getattr(_batch_sampler(loader), "batch_size", None)
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise _not_settable(_batch_sampler(loader), size)
+    return size
+
+
+def set_batch_size(loader: object, size: int) -> None:
+    """Change the batch size of a loader in place; its next epoch uses it.
+
+    >>> loader = DataLoader(range(10), batch_size=4)
+    >>> set_batch_size(loader, 5)
+    >>> len(loader), [len(batch) for batch in loader]
+    (2, [5, 5])
+
+    A batch sampler of the user's is only told the size: one that cuts its batches when it is built must cut
+    them again when `batch_size` is set.
+
+    Args:
+        loader: As for `batch_size_of`.
+        size: Samples per batch.
+
+    Raises:
+        BatchSizeNotSettable: It is no `DataLoader`, or it has no batch size, or that is read-only.
+    """
+    batch_size_of(loader)
+    sampler = _batch_sampler(loader)
+    try:
+        sampler.batch_size = size
+    except AttributeError as error:
+        raise _not_settable(sampler, "a read-only value") from error
+    # DataLoader keeps the size twice and refuses to set it once it is built. With a batch sampler of the
+    # user's, its own copy is None and has to stay so.
+    if vars(loader)["batch_size"] is not None:
+        vars(loader)["batch_size"] = size
+
+
+def num_samples(loader: DataLoader[Any]) -> int | None:
+    """Count the samples a loader draws in one epoch on this process, or None where that is unknown.
+
+    >>> num_samples(DataLoader(range(10), batch_size=4))
+    10
+
+    Args:
+        loader: A `torch.utils.data.DataLoader`.
+    """
+    if isinstance(loader.dataset, IterableDataset):
+        source: Any = loader.dataset
+    elif _has_own_batch_sampler(loader):
+        source = getattr(loader.batch_sampler, "sampler", None)  # loader.sampler is only a placeholder then
+    else:
+        source = loader.sampler
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def drops_last(loader: DataLoader[Any]) -> bool:
+    """Whether a loader leaves out a last batch that is not full.
+
+    >>> drops_last(DataLoader(range(10), batch_size=4, drop_last=True))
+    True
+
+    Args:
+        loader: A `torch.utils.data.DataLoader`.
+    """
+    return bool(getattr(loader.batch_sampler, "drop_last", loader.drop_last))
+
+
+def largest_useful_batch(samples: int, drop_last: bool, limit_batches: int | float) -> int:
+    """Find the largest batch size that leaves at least one batch to run in an epoch; 0 where none does.
+
+    >>> largest_useful_batch(1000, drop_last=False, limit_batches=1.0)
+    1000
+    >>> largest_useful_batch(1000, drop_last=True, limit_batches=0.1)
+    100
+
+    Args:
+        samples: Samples per epoch on one process.
+        drop_last: Whether the loader leaves out a last batch that is not full.
+        limit_batches: Lightning's `limit_train_batches`: a number of batches, or a float share of them that
+            is rounded down.
+    """
+    needed = 1
+    if isinstance(limit_batches, float) and 0 < limit_batches < 1:
+        needed = math.ceil(1 / limit_batches)
+        # Rounding may move 1/share to either side of an integer; int() is how the share is applied.
+        if needed > 1 and int((needed - 1) * limit_batches) >= 1:
+            needed -= 1
+        elif int(needed * limit_batches) < 1:
+            needed += 1
+    if drop_last or needed == 1:
+        return samples // needed
+    return (samples - 1) // (needed - 1)  # the last of the needed batches may hold a single sample
+
+
+def last_batch_of_one(samples: int, size: int, drop_last: bool) -> bool:
+    """Whether an epoch ends with a batch of one sample, which BatchNorm refuses.
+
+    >>> last_batch_of_one(1025, size=64, drop_last=False)
+    True
+
+    Args:
+        samples: Samples per epoch on one process.
+        size: Samples per batch.
+        drop_last: Whether the loader leaves out a last batch that is not full.
+    """
+    return not drop_last and samples % size == 1
+
+
+def _has_own_batch_sampler(loader: DataLoader[Any]) -> bool:
+    return loader.batch_size is None and loader.batch_sampler is not None
+
+
+def _batch_sampler(loader: object) -> Any:
+    if not isinstance(loader, DataLoader):
+        raise BatchSizeNotSettable(
+            f"The batch size can be changed on a torch.utils.data.DataLoader, but the loader is a "
+            f"{type(loader).__qualname__}. Give the LightningModule or LightningDataModule that builds it an "
+            f"attribute `batch_size`, and build the loader from that."
+        )
+    if loader.batch_sampler is None:
+        raise BatchSizeNotSettable(
+            f"The DataLoader over {type(loader.dataset).__qualname__} must have a batch size, but it was "
+            f"built with batch_size=None: its dataset makes the batches. Give the LightningModule or "
+            f"LightningDataModule that builds it an attribute `batch_size`, and build the dataset from that."
+        )
+    return loader.batch_sampler
+
+
+def _not_settable(sampler: object, found: object) -> BatchSizeNotSettable:
+    return BatchSizeNotSettable(
+        f"The DataLoader's batch sampler {type(sampler).__qualname__} must have an integer attribute "
+        f"`batch_size` that can be set, but it has {found!r}. Add it, and read it whenever batches "
+        f"are made."
+    )

@@ -1,0 +1,248 @@
+"""Run a few real steps of the user's fit or evaluation in Lightning's own loops, on batches of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    Checkpoint,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+    Timer,
+)
+
+# Undocumented but without an underscore: swallows whatever user code does with `self.logger`.
+from lightning.pytorch.loggers.logger import DummyLogger
+
+from bstuner.device.memory import DeviceMemory
+from bstuner.errors import NoStepTaken
+from bstuner.training._lightning import install_evaluation_loop, install_fit_loop, shadow_scheduler_step
+
+__all__ = ["Timing", "rehearse_evaluation", "rehearse_fit", "takes_part"]
+
+MakeBatch = Callable[[], Any]
+
+# Enough for manual accumulation over eight batches, or for a critic that steps eight times as often as its generator.
+MAX_BATCHES = 16
+
+# These only watch, save, stop or search: none holds device memory that training needs, and none may act on a probe.
+_BYSTANDERS = (
+    BatchSizeFinder,
+    Checkpoint,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+    Timer,
+)
+
+
+class Timing:
+    """What the clock and the allocator said about the steps of a rehearsal.
+
+    Args:
+        memory: the device, which is waited for before the clock is read.
+        window: how many batches make one step (gradient accumulation).
+        warm_up: how many steps to leave out, because they allocate, compile and choose algorithms.
+
+    """
+
+    def __init__(self, memory: DeviceMemory, window: int = 1, warm_up: int = 1) -> None:
+        self._memory = memory
+        self._window = window
+        self._warm_up = warm_up
+        self._durations: list[float] = []
+        self._started = 0.0
+        self._retries = 0
+        self.retried = False
+
+    def start(self) -> None:
+        """A batch begins."""
+        self._memory.synchronize()
+        self._retries = self._memory.retries()
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """A batch has ended."""
+        self._memory.synchronize()
+        self._durations.append(time.perf_counter() - self._started)
+        self.retried = self._memory.retries() > self._retries
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a batch in the least disturbed step after the warm-up."""
+        steps = [
+            sum(self._durations[i : i + self._window]) / self._window
+            for i in range(0, len(self._durations) - self._window + 1, self._window)
+        ]
+        return min(steps[self._warm_up :] or steps)
+
+
+class _Batches:
+    """A loader of fresh copies of one batch; it holds none of them."""
+
+    def __init__(self, make: MakeBatch, count: int) -> None:
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(self._count):
+            yield self._make()
+
+
+class _Finished(Exception):  # noqa: N818 -- not an error: the rehearsal has seen enough
+    pass
+
+
+class _FitWatch(Callback):
+    """Stops a rehearsal once every optimizer has really stepped often enough.
+
+    Steps are counted at the optimizer: those that a loss scaler skips allocate no optimizer state.
+    """
+
+    def __init__(self, trainer: Trainer, timing: Timing, steps: int) -> None:
+        self._timing = timing
+        self._steps = steps
+        self.batches = 0
+        self.taken = [0] * len(trainer.optimizers)
+        self._hooks = [
+            optimizer.register_step_post_hook(self._count(index)) for index, optimizer in enumerate(trainer.optimizers)
+        ]
+
+    def _count(self, index: int) -> Callable[..., None]:
+        def stepped(*_: Any) -> None:
+            self.taken[index] += 1
+
+        return stepped
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._timing.start()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._timing.stop()
+        self.batches += 1
+        enough = self.batches >= self._steps and all(taken >= self._steps for taken in self.taken)
+        if enough or self.batches >= MAX_BATCHES:
+            trainer.should_stop = True  # validation, if there is one, runs once more before the epoch ends
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        raise _Finished
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+class _EvaluationWatch(Callback):
+    def __init__(self, stage: str, timing: Timing) -> None:
+        prefix = "validation" if stage == "validate" else stage
+        setattr(self, f"on_{prefix}_batch_start", lambda *_: timing.start())
+        setattr(self, f"on_{prefix}_batch_end", lambda *_: timing.stop())
+        setattr(self, f"on_{prefix}_epoch_end", self._finish)
+
+    def _finish(self, *_: Any) -> None:
+        raise _Finished
+
+
+def takes_part(callback: Callback) -> bool:
+    """Whether a callback belongs to the training itself, so that a probe without it would measure too little."""
+    return not isinstance(callback, _BYSTANDERS) and not type(callback).__module__.startswith("bstuner.")
+
+
+def rehearse_fit(
+    trainer: Trainer,
+    train: MakeBatch,
+    validation: Sequence[MakeBatch],
+    timing: Timing,
+    *,
+    steps: int,
+    accumulate: int,
+    fresh: bool,
+) -> None:
+    """Train for a few optimizer steps, then validate; the caller restores the Trainer.
+
+    Args:
+        trainer: a Trainer inside `fit`.
+        train: makes a training batch.
+        validation: for each validation loader, makes a batch; empty for no validation.
+        timing: receives the times.
+        steps: optimizer steps to take, each of them really taken.
+        accumulate: batches per optimizer step.
+        fresh: call the `on_fit_start` hooks first, because the fit has not called them yet.
+
+    Raises:
+        NoStepTaken: there are optimizers, and none of them stepped.
+
+    """
+    _set_aside(trainer)
+    trainer.accumulate_grad_batches = accumulate
+    trainer.limit_val_batches = 1.0 if validation else 0
+    install_fit_loop(trainer, _Batches(train, MAX_BATCHES), [_Batches(make, 1) for make in validation])
+    shadow_scheduler_step(trainer.lightning_module)
+    watch = _FitWatch(trainer, timing, steps)
+    try:
+        if fresh:
+            _call_fit_start(trainer)
+        # First in line: it stops an epoch before the user's own end-of-epoch code runs on half an epoch.
+        trainer.callbacks = [watch, *trainer.callbacks]
+        trainer.training = True
+        trainer.fit_loop.run()
+    except _Finished:
+        pass
+    finally:
+        watch.remove()
+    if watch.taken and not any(watch.taken):
+        raise NoStepTaken(
+            f"Expected an optimizer step within {watch.batches} training batches, found none: training_step() "
+            "returned None, a hook skipped the batches, or the loss scaler refused every gradient. "
+            "Check that one batch of your training data trains by hand."
+        )
+
+
+def rehearse_evaluation(
+    trainer: Trainer, stage: str, batches: Sequence[MakeBatch], timing: Timing, *, steps: int
+) -> None:
+    """Run a few batches of every loader of "validate", "test" or "predict"; the caller restores the Trainer."""
+    _set_aside(trainer)
+    trainer.callbacks = [_EvaluationWatch(stage, timing), *trainer.callbacks]
+    trainer.limit_val_batches = trainer.limit_test_batches = trainer.limit_predict_batches = 1.0
+    loop = install_evaluation_loop(trainer, stage, [_Batches(make, steps) for make in batches])
+    with contextlib.suppress(_Finished):
+        loop.run()
+
+
+def _set_aside(trainer: Trainer) -> None:
+    trainer.callbacks = [callback for callback in trainer.callbacks if takes_part(callback)]
+    # A dummy in a logger's place, never None: user code calls self.logger.log_image() and the like.
+    trainer.loggers = [DummyLogger()] if trainer.loggers else []
+    trainer.limit_train_batches = 1.0
+    trainer.overfit_batches = 0
+    trainer.reload_dataloaders_every_n_epochs = 0
+    trainer.check_val_every_n_epoch = 1
+    trainer.val_check_interval = 1.0
+    trainer.log_every_n_steps = 1
+    trainer.should_stop = False
+
+
+def _call_fit_start(trainer: Trainer) -> None:
+    module: LightningModule = trainer.lightning_module
+    for callback in trainer.callbacks:
+        callback.on_fit_start(trainer, module)
+    module.on_fit_start()

@@ -1,0 +1,26 @@
+"""Settings for all tests."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+# Several test processes share the cores: one thread each is fastest, and sums come out in one order.
+torch.set_num_threads(1)
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs in a folder of its own: Lightning writes into the current one."""
+    monkeypatch.chdir(tmp_path)  # type: ignore[arg-type]

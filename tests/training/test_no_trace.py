@@ -1,0 +1,183 @@
+"""After a search, training equals, bit for bit, the run that was started by hand with the batch size found."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import zoo
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
+from torch.utils.data import DataLoader
+
+import bstuner
+from bstuner import BatchSizeFinder
+
+
+def everything(module: L.LightningModule, trainer: L.Trainer) -> dict[str, Any]:
+    """All that a training leaves behind, in comparable form."""
+    return {
+        "weights": {name: value.clone() for name, value in module.state_dict().items()},
+        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        "losses": module.losses,
+        "seen": module.seen,
+        "modes": [part.training for part in module.modules()],
+        "attributes": sorted(vars(module)),
+        "configured": getattr(module, "configured", None),
+        "steps": trainer.global_step,
+        "epoch": trainer.current_epoch,
+        "metrics": dict(trainer.callback_metrics),
+        "generators": (torch.get_rng_state(), np.random.get_state(), random.getstate()),
+        "trainer": {
+            name: getattr(trainer, name)
+            for name in ("max_steps", "max_epochs", "limit_train_batches", "limit_val_batches", "should_stop",
+                         "accumulate_grad_batches", "val_check_interval", "val_check_batch", "log_every_n_steps",
+                         "check_val_every_n_epoch", "overfit_batches", "num_training_batches")
+        },
+        "loops": trainer.fit_loop.state_dict(),
+    }  # fmt: skip
+
+
+def assert_same(found: Any, by_hand: Any, path: str = "") -> None:
+    if isinstance(found, dict):
+        assert list(found) == list(by_hand), path
+        for key in found:
+            assert_same(found[key], by_hand[key], f"{path}/{key}")
+    elif isinstance(found, (list, tuple)):
+        assert len(found) == len(by_hand), path
+        for index, (one, other) in enumerate(zip(found, by_hand, strict=True)):
+            assert_same(one, other, f"{path}/{index}")
+    elif isinstance(found, (torch.Tensor, np.ndarray)):
+        assert torch.equal(torch.as_tensor(found), torch.as_tensor(by_hand)), path
+    else:
+        assert found == by_hand, path
+
+
+def train(finder: BatchSizeFinder | None, build: Any, **kwargs: Any) -> tuple[L.LightningModule, L.Trainer]:
+    L.seed_everything(7, verbose=False)
+    module, fit, callbacks = build()
+    trainer = zoo.trainer(*([finder] if finder else []), *callbacks, **kwargs)
+    trainer.fit(module, **fit)
+    return module, trainer
+
+
+CASES = {
+    "scheduler over the whole fit, dropout, BatchNorm, augmentation": (zoo.Regularised, {}),
+    "two workers": (zoo.RegularisedWithWorkers, {}),
+    "gradient clipping": (zoo.Regularised, {"gradient_clip_val": 0.1}),
+    "accumulation": (zoo.Mlp, {"accumulate_grad_batches": 3}),
+    "accumulation with BatchNorm": (zoo.EpochSchedule, {"accumulate_grad_batches": 2}),
+    "parameter groups and epoch schedule": (zoo.EpochSchedule, {}),
+    "manual optimization, two optimizers": (zoo.ManualAutoencoder, {}),
+    "steps as the limit": (zoo.Regularised, {"max_steps": 5, "max_epochs": -1}),
+    "validation four times an epoch": (zoo.Regularised, {"val_check_interval": 0.25}),
+    "bfloat16": (zoo.Regularised, {"precision": "bf16-mixed"}),
+    "ragged text": (zoo.Transformer, {}),
+    "LSTM": (zoo.Lstm, {}),
+    "CNN": (zoo.Cnn, {"max_epochs": 1}),
+    "no validation": (zoo.Mlp, {"limit_val_batches": 0}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_equals_the_run_started_by_hand(case: str) -> None:
+    model, kwargs = CASES[case]
+    finder = BatchSizeFinder(max_val=64)
+    found = train(finder, lambda: (model(batch_size=7), {}, []), **kwargs)
+    assert finder.result is not None
+    assert finder.result.batch_size == 64
+    by_hand = train(None, lambda: (model(batch_size=64), {}, []), **kwargs)
+    assert_same(everything(*found), everything(*by_hand))
+
+
+def test_a_datamodule_and_its_own_generator_are_left_alone() -> None:
+    finder = BatchSizeFinder(max_val=64)
+
+    def build(size: int) -> Any:
+        data = zoo.Data(batch_size=size)
+        return zoo.Bare(), {"datamodule": data}, []
+
+    found = train(finder, lambda: build(7))
+    by_hand = train(None, lambda: build(64))
+    assert found[1].datamodule.hparams.batch_size == 64
+    assert found[1].datamodule.dataset.served == by_hand[1].datamodule.dataset.served
+    assert_same(everything(*found), everything(*by_hand))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_loaders_passed_to_fit_are_left_as_if_built_with_that_size(workers: int, persistent: bool) -> None:
+    if persistent and not workers:
+        pytest.skip("torch has no persistent workers without workers")
+
+    def build(size: int) -> Any:
+        generator = torch.Generator().manual_seed(5)
+        loader = DataLoader(
+            zoo.Augmented(256), batch_size=size, shuffle=True, num_workers=workers, generator=generator,
+            persistent_workers=persistent,
+        )  # fmt: skip
+        return (
+            zoo.Bare(),
+            {"train_dataloaders": loader, "val_dataloaders": DataLoader(zoo.Vectors(64), 8)},
+            [],
+        )
+
+    found = train(BatchSizeFinder(max_val=32), lambda: build(4))
+    by_hand = train(None, lambda: build(32))
+    assert found[1].train_dataloader.batch_size == 32
+    assert found[1].val_dataloaders.batch_size == 8
+    assert_same(everything(*found), everything(*by_hand))
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        lambda: EMAWeightAveraging(decay=0.9),
+        lambda: StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1),
+        lambda: EarlyStopping("val_loss", patience=1),
+    ],
+    ids=["EMA", "SWA", "early stopping"],
+)
+def test_the_users_callbacks_end_up_as_if_there_had_been_no_search(callback: Any) -> None:
+    found = train(BatchSizeFinder(max_val=64), lambda: (zoo.Mlp(batch_size=7), {}, [callback()]), max_epochs=3)
+    by_hand = train(None, lambda: (zoo.Mlp(batch_size=64), {}, [callback()]), max_epochs=3)
+    assert_same(found[1].callbacks[1].state_dict(), by_hand[1].callbacks[0].state_dict())
+    assert_same(everything(*found), everything(*by_hand))
+
+
+def test_find_alone_leaves_a_trainer_that_trains_as_if_nothing_had_been_searched() -> None:
+    def run(search: bool) -> tuple[L.LightningModule, L.Trainer]:
+        L.seed_everything(7, verbose=False)
+        module = zoo.Regularised(batch_size=7 if search else 64)
+        trainer = zoo.trainer()
+        if search:
+            assert bstuner.find(trainer, module, max_val=64).batch_size == 64
+            assert trainer.callbacks == []
+        trainer.fit(module)
+        return module, trainer
+
+    assert_same(everything(*run(True)), everything(*run(False)))
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_an_evaluation_equals_the_one_started_by_hand(stage: str) -> None:
+    def run(finder: BatchSizeFinder | None, size: int) -> tuple[Any, L.LightningModule]:
+        L.seed_everything(7, verbose=False)
+        module = zoo.Regularised(batch_size=size)
+        trainer = zoo.trainer(*([finder] if finder else []))
+        kwargs = {} if stage == "predict" else {"verbose": False}
+        return getattr(trainer, stage)(module, **kwargs), module
+
+    finder = BatchSizeFinder(max_val=16)
+    found, module = run(finder, 3)
+    by_hand, other = run(None, 16)
+    assert finder.result is not None
+    assert (finder.result.batch_size, finder.result.stage) == (16, stage)
+    assert_same(found, by_hand)
+    assert_same(module.state_dict(), other.state_dict())
+    assert module.batch_size == 16
+    assert [part.training for part in module.modules()] == [part.training for part in other.modules()]
