@@ -62,8 +62,8 @@ class BatchSizeSearch:
     (256, 'memory')
 
     Where peaks follow `max(flat, intercept + slope * size)` within 2 %, and no size fits above one that does
-    not, `best` is the largest power of two that fits. In mode "binsearch" it is the largest integer where they
-    follow to the byte, and a few percent below it at worst where they stray. Whatever the peaks, the search
+    not, `best` is the largest power of two that fits. In mode "binsearch" it is the largest integer where
+    they follow to the byte, and a few percent below it at worst where they stray. Whatever the peaks, the search
     ends, never asks a size twice or above one that failed, and `best` has run and fitted. As no sample takes
     less than a byte, no size above the capacity in bytes is asked.
 

@@ -26,7 +26,7 @@ class StepTime:
 
     >>> step_time = StepTime.fit(sizes=[16, 64, 256, 1024], seconds=[0.080, 0.128, 0.320, 1.088])
     >>> step_time.knee
-    1024
+    512
     >>> round(step_time.seconds(512), 3), round(step_time.throughput(512))
     (0.576, 889)
     >>> round(step_time.time_optimal(critical_batch_size=512))
@@ -107,8 +107,8 @@ class StepTime:
     def time_optimal(self, critical_batch_size: float) -> float:
         """Return the batch size that reaches a given loss in the least time, memory aside.
 
-        To reach a loss takes `1 + critical / size` times the fewest possible steps (McCandlish et al. 2018, "An
-        Empirical Model of Large-Batch Training", equation 2.7), each of `seconds(size)`. The product is least
+        To reach a loss takes `1 + critical / size` times the fewest possible steps (McCandlish et al. 2018,
+        "An Empirical Model of Large-Batch Training", equation 2.7), each of `seconds(size)`. The product is least
         at `sqrt(critical * overhead / per_sample)`, or where the floor ends if that is later. Infinite where
         larger batches take no longer; 0 where a step costs nothing but its samples.
 

@@ -54,13 +54,14 @@ def request_loaders(trainer: Trainer, role: str) -> Any:
     return _source(trainer, role).dataloader()
 
 
-def install_fit_loop(trainer: Trainer, train_batches: Iterable[Any], val_batches: Sequence[Iterable[Any]]) -> None:
+def install_fit_loop(
+    trainer: Trainer, train_batches: Iterable[Any], val_batches: Sequence[Iterable[Any]], epoch: int
+) -> None:
     """Give the Trainer a fresh fit loop that reads these batches; the caller puts the user's loop back."""
-    users = trainer.fit_loop
-    loop = _FitLoop(trainer, max_epochs=trainer.max_epochs)
+    unlimited = trainer.max_epochs in (None, -1)
+    loop = _FitLoop(trainer, max_epochs=-1 if unlimited else max(trainer.max_epochs or 0, epoch + 1))
     # In the middle of a fit, callbacks that unfreeze layers at an epoch must see that epoch.
-    loop.epoch_progress.current.processed = users.epoch_progress.current.processed
-    loop.epoch_progress.current.completed = users.epoch_progress.current.completed
+    loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = epoch
     loop._data_source.instance = train_batches
     loop.epoch_loop.val_loop._data_source.instance = list(val_batches)
     trainer.fit_loop = loop

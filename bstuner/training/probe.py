@@ -142,6 +142,7 @@ class Prober:
         self._usable = usable_bytes
         self._steps = steps
         self._fresh = fresh
+        self._epoch = trainer.current_epoch
         # Two batches show all that accumulation adds: gradients that stay alive during the next forward pass.
         self._accumulate = min(2, _accumulation(trainer))
 
@@ -200,6 +201,7 @@ class Prober:
                     timing,
                     steps=steps,
                     accumulate=self._accumulate,
+                    epoch=self._epoch,
                     fresh=fresh,
                 )
             else:

@@ -107,8 +107,8 @@ class _Batches:
             yield self._make()
 
 
-class _Finished(Exception):  # noqa: N818 -- not an error: the rehearsal has seen enough
-    pass
+class _Finished(Exception):
+    """Not an error: the rehearsal has seen enough."""
 
 
 class _FitWatch(Callback):
@@ -174,6 +174,7 @@ def rehearse_fit(
     *,
     steps: int,
     accumulate: int,
+    epoch: int,
     fresh: bool,
 ) -> None:
     """Train for a few optimizer steps, then validate; the caller restores the Trainer.
@@ -185,6 +186,7 @@ def rehearse_fit(
         timing: receives the times.
         steps: optimizer steps to take, each of them really taken.
         accumulate: batches per optimizer step.
+        epoch: the epoch that user code should see.
         fresh: call the `on_fit_start` hooks first, because the fit has not called them yet.
 
     Raises:
@@ -194,7 +196,7 @@ def rehearse_fit(
     _set_aside(trainer)
     trainer.accumulate_grad_batches = accumulate
     trainer.limit_val_batches = 1.0 if validation else 0
-    install_fit_loop(trainer, _Batches(train, MAX_BATCHES), [_Batches(make, 1) for make in validation])
+    install_fit_loop(trainer, _Batches(train, MAX_BATCHES), [_Batches(make, 1) for make in validation], epoch)
     shadow_scheduler_step(trainer.lightning_module)
     watch = _FitWatch(trainer, timing, steps)
     try:
