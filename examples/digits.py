@@ -1,7 +1,7 @@
 """A small CNN on scikit-learn's handwritten digits, as a user would write it: nothing here knows of bstuner.
 
-    python examples/digits.py                  # trains at batch size 32
-    bstuner find examples/digits.py            # finds the largest batch that fits, trains nothing
+python examples/digits.py                  # trains at batch size 32
+bstuner find examples/digits.py            # finds the largest batch that fits, trains nothing
 """
 
 from __future__ import annotations

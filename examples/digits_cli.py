@@ -1,8 +1,8 @@
 """The same model and data as a LightningCLI program.
 
-    python examples/digits_cli.py fit -c examples/digits.yaml
-    bstuner find examples/digits_cli.py fit -c examples/digits.yaml
-    python examples/digits_cli.py fit -c examples/digits.yaml -c bstuner-overlay.yaml
+python examples/digits_cli.py fit -c examples/digits.yaml
+bstuner find examples/digits_cli.py fit -c examples/digits.yaml
+python examples/digits_cli.py fit -c examples/digits.yaml -c bstuner-overlay.yaml
 """
 
 from __future__ import annotations

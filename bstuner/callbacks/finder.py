@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from bstuner.core.result import FindResult
@@ -23,6 +22,7 @@ from bstuner.training._lightning import (
 )
 from bstuner.training.batching import Batching, locate_batching
 from bstuner.training.find import FindSettings, find_largest, verify_size
+from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.state import FrozenStart, before_optimizers_exist
 
 __all__ = ["BatchSizeFinder"]
@@ -30,7 +30,7 @@ __all__ = ["BatchSizeFinder"]
 EXIT_INTERRUPTED = 130
 
 
-class BatchSizeFinder(Callback):
+class BatchSizeFinder(OwnCallback):
     """Finds the largest batch that fits the device, puts it in place, and leaves no other trace.
 
     Example:
@@ -205,7 +205,8 @@ class BatchSizeFinder(Callback):
     def _verify_resumed(self, trainer: Trainer, display: SearchDisplay, fresh: bool) -> Batching:
         """Take the checkpoint's answer; on another or a smaller device only after it has run there."""
         size, device, capacity = (self._resumed[key] for key in ("batch_size", "device", "capacity_bytes"))
-        memory = memory_of(trainer.strategy.root_device, self.settings.memory_limit)
+        weights = trainer.lightning_module.parameters()
+        memory = memory_of(trainer.strategy.root_device, self.settings.memory_limit, weights)
         if memory.label == device and memory.capacity >= capacity:
             return locate_batching(trainer, "train", self.settings.batch_arg_name)
         probe, batching = verify_size(trainer, "fit", self.settings, display, size, fresh=fresh)

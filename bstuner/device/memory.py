@@ -64,9 +64,13 @@ class DeviceMemory(ABC):
         """Give back all the memory that nothing uses."""
         gc.collect()
 
-    def allocated(self) -> int:
-        """Count the bytes of tensors on the device now; 0 on the CPU, where torch does not know."""
-        return 0
+    @abstractmethod
+    def allocated(self, resident: Iterable[Tensor] = ()) -> int:
+        """Count the bytes of tensors on the device now.
+
+        Args:
+            resident: The tensors known to be there; only the CPU, whose allocator counts nothing, looks at them.
+        """
 
 
 class CpuMemory(DeviceMemory):
@@ -88,7 +92,7 @@ class CpuMemory(DeviceMemory):
 
     def __init__(self, limit: int | None = None, resident: Iterable[Tensor] = ()) -> None:
         """Find the capacity."""
-        self.capacity = _stricter(available_host_memory() + TensorByteCounter(None, resident).live_bytes, limit)
+        self.capacity = _stricter(available_host_memory() + self.allocated(resident), limit)
 
     @contextmanager
     def measure(self, resident: Iterable[Tensor]) -> Iterator[MemoryReading]:
@@ -100,6 +104,10 @@ class CpuMemory(DeviceMemory):
                 yield reading
         finally:
             reading.peak_bytes = counter.peak_bytes
+
+    def allocated(self, resident: Iterable[Tensor] = ()) -> int:
+        """Count the bytes of the resident tensors, each storage once."""
+        return TensorByteCounter(None, resident).live_bytes
 
 
 class CudaMemory(DeviceMemory):
@@ -149,7 +157,7 @@ class CudaMemory(DeviceMemory):
         gc.collect()
         torch.cuda.empty_cache()
 
-    def allocated(self) -> int:
+    def allocated(self, resident: Iterable[Tensor] = ()) -> int:
         """Count the bytes of tensors on the GPU now."""
         return torch.cuda.memory_allocated(self._device)
 
@@ -204,7 +212,7 @@ class MpsMemory(DeviceMemory):
         gc.collect()
         torch.mps.empty_cache()
 
-    def allocated(self) -> int:
+    def allocated(self, resident: Iterable[Tensor] = ()) -> int:
         """Count the bytes of tensors on the GPU now."""
         return torch.mps.current_allocated_memory()
 

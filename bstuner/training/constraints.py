@@ -22,16 +22,34 @@ __all__ = [
     "refuse_contradictions",
 ]
 
+_LIMITS = {
+    "fit": "limit_train_batches",
+    "validate": "limit_val_batches",
+    "test": "limit_test_batches",
+    "predict": "limit_predict_batches",
+}
+
 
 def largest_allowed(trainer: Trainer, stage: str, loaders: Sequence[Any]) -> int | None:
-    """The largest batch that still makes one batch of the data; None where the data's length is unknown."""
-    limit = trainer.limit_train_batches if stage == "fit" else _evaluation_limit(trainer, stage)
+    """The largest batch that still makes one batch of the data; None where the data's length is unknown.
+
+    Raises:
+        SettingRefused: even a batch of one sample leaves no batch within the Trainer's limit.
+
+    """
+    name = _LIMITS[stage]
+    limit = getattr(trainer, name)
     sizes = []
     for loader in loaders:
         samples = num_samples(loader)
         if samples is None:
             return None
         sizes.append(largest_useful_batch(samples, drops_last(loader), limit))
+    if max(sizes) < 1:
+        raise SettingRefused(
+            f"Expected at least one batch, but Trainer({name}={limit}) of a dataset of {samples} samples leaves none "
+            f"at any batch size. Raise {name}."
+        )
     return max(sizes)
 
 
@@ -121,12 +139,3 @@ def changed_settings(trainer: Trainer, stage: str, reference: int | None, size: 
                 "samples"
             )
     return tuple(found)
-
-
-def _evaluation_limit(trainer: Trainer, stage: str) -> int | float:
-    limits = {
-        "validate": trainer.limit_val_batches,
-        "test": trainer.limit_test_batches,
-        "predict": trainer.limit_predict_batches,
-    }
-    return limits[stage]

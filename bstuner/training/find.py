@@ -65,12 +65,13 @@ class _Search:
         self.stage = stage
         self.settings = settings
         self.observer = observer
-        self.memory: DeviceMemory = memory_of(trainer.strategy.root_device, settings.memory_limit)
-        self.usable = int(self.memory.capacity * (1 - settings.margin))
         self.batching: Batching = locate_batching(
             trainer, "train" if stage == "fit" else stage, settings.batch_arg_name
         )
         self.frozen = FrozenFit(trainer, self.batching.passed_loaders)
+        device, limit = trainer.strategy.root_device, settings.memory_limit
+        self.memory: DeviceMemory = memory_of(device, limit, self.frozen.tensors)
+        self.usable = int(self.memory.capacity * (1 - settings.margin))
         self.fresh = fresh
         self.probes: list[Probe] = []
 
@@ -160,7 +161,7 @@ class _Search:
         return bool(self.trainer.optimizers) and "lr" in self.trainer.optimizers[0].param_groups[0]
 
     def _check_resident(self) -> None:
-        resident = self.memory.allocated()
+        resident = self.memory.allocated(self.frozen.tensors)
         if resident > self.usable:
             raise NothingFits(
                 f"Expected the model to leave room for a batch; its weights and state alone take "

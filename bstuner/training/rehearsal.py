@@ -29,7 +29,7 @@ from bstuner.device.memory import DeviceMemory
 from bstuner.errors import NoStepTaken
 from bstuner.training._lightning import install_evaluation_loop, install_fit_loop, shadow_scheduler_step
 
-__all__ = ["Timing", "rehearse_evaluation", "rehearse_fit", "takes_part"]
+__all__ = ["OwnCallback", "Timing", "rehearse_evaluation", "rehearse_fit", "takes_part"]
 
 MakeBatch = Callable[[], Any]
 
@@ -107,11 +107,15 @@ class _Batches:
             yield self._make()
 
 
+class OwnCallback(Callback):
+    """The base of bstuner's own callbacks: they run probes and are never part of one, subclasses of users included."""
+
+
 class _Finished(Exception):
     """Not an error: the rehearsal has seen enough."""
 
 
-class _FitWatch(Callback):
+class _FitWatch(OwnCallback):
     """Stops a rehearsal once every optimizer has really stepped often enough.
 
     Steps are counted at the optimizer: those that a loss scaler skips allocate no optimizer state.
@@ -150,7 +154,7 @@ class _FitWatch(Callback):
             hook.remove()
 
 
-class _EvaluationWatch(Callback):
+class _EvaluationWatch(OwnCallback):
     def __init__(self, stage: str, timing: Timing) -> None:
         prefix = "validation" if stage == "validate" else stage
         setattr(self, f"on_{prefix}_batch_start", lambda *_: timing.start())
@@ -163,7 +167,7 @@ class _EvaluationWatch(Callback):
 
 def takes_part(callback: Callback) -> bool:
     """Whether a callback belongs to the training itself, so that a probe without it would measure too little."""
-    return not isinstance(callback, _BYSTANDERS) and not type(callback).__module__.startswith("bstuner.")
+    return not isinstance(callback, (OwnCallback, *_BYSTANDERS))
 
 
 def rehearse_fit(

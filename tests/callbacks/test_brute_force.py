@@ -82,7 +82,7 @@ def test_random_batches_pass_where_the_longest_sample_would_not() -> None:
     class Lucky(zoo.Transformer):
         """The same data without the one sample that is the longest."""
 
-        class dataset(zoo.RaggedText):  # noqa: N801 -- the name of the attribute it fills
+        class dataset(zoo.RaggedText):
             def __getitem__(self, index: int) -> torch.Tensor:
                 return super().__getitem__(index if index != self.length // 2 else 0)[:14]
 

@@ -21,7 +21,7 @@ def test_the_cpus_capacity_is_what_the_host_has_available():
     memory = memory_of(CPU)
     assert 0 < memory.capacity <= psutil.virtual_memory().total
     assert (memory.label, memory.slows_steps) == ("CPU (host memory)", True)
-    assert (memory.retries(), memory.allocated()) == (0, 0)
+    assert (memory.retries(), memory.allocated([torch.ones(10), torch.ones(5)])) == (0, 60)
 
 
 def test_resident_tensors_may_be_used_though_they_are_no_longer_free(monkeypatch):
