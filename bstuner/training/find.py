@@ -147,7 +147,7 @@ class _Search:
             reference_batch_size=reference,
             accumulate_grad_batches=self.trainer.accumulate_grad_batches if self.stage == "fit" else 1,
             world_size=self.trainer.world_size,
-            lr=self.trainer.optimizers[0].param_groups[0]["lr"] if self._has_optimizer() else None,
+            lr=self._learning_rate(),
             memory_intercept=line.intercept if line else None,
             memory_slope=line.slope if line else None,
             knee=step_time.knee if step_time else None,
@@ -157,8 +157,9 @@ class _Search:
             warnings=(warning,) if warning else (),
         )
 
-    def _has_optimizer(self) -> bool:
-        return bool(self.trainer.optimizers) and "lr" in self.trainer.optimizers[0].param_groups[0]
+    def _learning_rate(self) -> float | None:
+        groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+        return next((group["lr"] for group in groups if "lr" in group), None) if self.stage == "fit" else None
 
     def _check_resident(self) -> None:
         resident = self.memory.allocated(self.frozen.tensors)

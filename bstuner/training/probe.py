@@ -20,8 +20,9 @@ from bstuner.device.oom import is_out_of_memory
 from bstuner.device.samples import ProbeBatches, Samples, largest_samples, pick_samples
 from bstuner.training._lightning import request_loaders
 from bstuner.training.batching import Batching, flat_loaders, require_one
-from bstuner.training.rehearsal import MakeBatch, Timing, rehearse_evaluation, rehearse_fit
+from bstuner.training.rehearsal import MakeBatch, rehearse_evaluation, rehearse_fit
 from bstuner.training.state import FrozenFit
+from bstuner.training.timing import Timing
 
 __all__ = ["ProbeData", "Prober"]
 

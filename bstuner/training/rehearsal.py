@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,12 +24,14 @@ from lightning.pytorch.callbacks import (
 
 # Undocumented but without an underscore: swallows whatever user code does with `self.logger`.
 from lightning.pytorch.loggers.logger import DummyLogger
+from torch import Tensor
+from torch.optim import Optimizer
 
-from bstuner.device.memory import DeviceMemory
 from bstuner.errors import NoStepTaken
 from bstuner.training._lightning import install_evaluation_loop, install_fit_loop, shadow_scheduler_step
+from bstuner.training.timing import Timing
 
-__all__ = ["OwnCallback", "Timing", "rehearse_evaluation", "rehearse_fit", "takes_part"]
+__all__ = ["OwnCallback", "rehearse_evaluation", "rehearse_fit", "takes_part"]
 
 MakeBatch = Callable[[], Any]
 
@@ -49,47 +51,6 @@ _BYSTANDERS = (
     ProgressBar,
     Timer,
 )
-
-
-class Timing:
-    """What the clock and the allocator said about the steps of a rehearsal.
-
-    Args:
-        memory: the device, which is waited for before the clock is read.
-        window: how many batches make one step (gradient accumulation).
-        warm_up: how many steps to leave out, because they allocate, compile and choose algorithms.
-
-    """
-
-    def __init__(self, memory: DeviceMemory, window: int = 1, warm_up: int = 1) -> None:
-        self._memory = memory
-        self._window = window
-        self._warm_up = warm_up
-        self._durations: list[float] = []
-        self._started = 0.0
-        self._retries = 0
-        self.retried = False
-
-    def start(self) -> None:
-        """A batch begins."""
-        self._memory.synchronize()
-        self._retries = self._memory.retries()
-        self._started = time.perf_counter()
-
-    def stop(self) -> None:
-        """A batch has ended."""
-        self._memory.synchronize()
-        self._durations.append(time.perf_counter() - self._started)
-        self.retried = self._memory.retries() > self._retries
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of a batch in the least disturbed step after the warm-up."""
-        steps = [
-            sum(self._durations[i : i + self._window]) / self._window
-            for i in range(0, len(self._durations) - self._window + 1, self._window)
-        ]
-        return min(steps[self._warm_up :] or steps)
 
 
 class _Batches:
@@ -118,23 +79,25 @@ class _Finished(Exception):
 class _FitWatch(OwnCallback):
     """Stops a rehearsal once every optimizer has really stepped often enough.
 
-    Steps are counted at the optimizer: those that a loss scaler skips allocate no optimizer state.
+    Steps are counted at the optimizer: those that a loss scaler skips allocate no optimizer state, and neither do those
+    that find no gradients because `training_step` returned None.
     """
 
     def __init__(self, trainer: Trainer, timing: Timing, steps: int) -> None:
+        # A run without optimizers has a mock of Lightning's in their place, which has nothing to train.
+        optimizers = [optimizer for optimizer in trainer.optimizers if any(p.requires_grad for p in _params(optimizer))]
         self._timing = timing
         self._steps = steps
         self.batches = 0
-        self.taken = [0] * len(trainer.optimizers)
+        self.taken = [0] * len(optimizers)
         self._hooks = [
-            optimizer.register_step_post_hook(self._count(index)) for index, optimizer in enumerate(trainer.optimizers)
+            optimizer.register_step_post_hook(functools.partial(self._stepped, index))
+            for index, optimizer in enumerate(optimizers)
         ]
 
-    def _count(self, index: int) -> Callable[..., None]:
-        def stepped(*_: Any) -> None:
+    def _stepped(self, index: int, optimizer: Optimizer, *_: Any) -> None:
+        if any(p.grad is not None for p in _params(optimizer)):
             self.taken[index] += 1
-
-        return stepped
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._timing.start()
@@ -163,6 +126,10 @@ class _EvaluationWatch(OwnCallback):
 
     def _finish(self, *_: Any) -> None:
         raise _Finished
+
+
+def _params(optimizer: Optimizer) -> Iterator[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])
 
 
 def takes_part(callback: Callback) -> bool:

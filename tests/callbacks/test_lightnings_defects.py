@@ -16,7 +16,7 @@ from bstuner import BatchSizeFinder, BstunerError
 from bstuner.device.memory import CpuMemory
 from bstuner.errors import NothingFits
 
-LIMIT = 5 * zoo.MIB  # Wide trains at 128 under this limit, and not at 256
+LIMIT = 5 * zoo.MIB  # Wide trains at 256 under this limit, and not at 512
 
 
 def sizes(finder: BatchSizeFinder) -> list[int]:

@@ -1,0 +1,173 @@
+"""Canaries: each private attribute of Lightning that we touch still is what we take it for.
+
+A failure here after an upgrade says which line of `bstuner/training/_lightning.py` to read again.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import zoo
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.profilers import PassThroughProfiler
+from torch.utils.data import DataLoader
+
+from bstuner.training import _lightning
+
+
+def inside(method: str, look: Any, *args: Any, model: L.LightningModule | None = None, **kwargs: Any) -> L.Trainer:
+    """Run a method of a Trainer and look at it when its first batch starts."""
+
+    class Look(L.Callback):
+        def __init__(self) -> None:
+            prefix = {"fit": "train", "validate": "validation"}.get(method, method)
+            setattr(self, f"on_{prefix}_batch_start", lambda trainer, *_: look(trainer))
+
+    trainer = zoo.trainer(Look(), max_epochs=1, num_sanity_val_steps=0, **kwargs)
+    getattr(trainer, method)(model or zoo.Mlp(length=32), *args)
+    return trainer
+
+
+def test_data_source_tells_hooks_from_passed_loaders_and_returns_them() -> None:
+    loader = DataLoader(zoo.Vectors(32), batch_size=8)
+    seen: list[Any] = []
+
+    def look(trainer: L.Trainer) -> None:
+        seen.append(_lightning.loaders_come_from_hooks(trainer, "train"))
+        seen.append(_lightning.request_loaders(trainer, "train"))
+        seen.append(_lightning.request_loaders(trainer, "val").batch_size)
+
+    inside("fit", look, limit_train_batches=1)
+    assert (seen[0], seen[1].batch_size, seen[2]) == (True, 16, 16)
+    seen.clear()
+    inside("fit", look, loader, DataLoader(zoo.Vectors(8), batch_size=4), model=zoo.Bare(), limit_train_batches=1)
+    assert seen == [False, loader, 4]
+
+
+@pytest.mark.parametrize("stage", list(_lightning.EVALUATION_LOOPS))
+def test_evaluation_loops_have_a_data_source_too(stage: str) -> None:
+    seen: list[Any] = []
+    inside(stage, lambda trainer: seen.append(_lightning.request_loaders(trainer, stage).batch_size))
+    assert seen[0] == 16
+
+
+def test_a_fresh_fit_loop_trains_and_validates_on_our_batches_while_the_users_stays_aside() -> None:
+    model = zoo.Mlp(length=32)
+    trainer = inside("fit", lambda _: None, model=model)
+    users, connector, steps = trainer.fit_loop, trainer._logger_connector, trainer.global_step
+    batches = DataLoader(zoo.Vectors(12), batch_size=3)
+    trainer.strategy.setup_optimizers(trainer)
+    trainer.state.fn, trainer.training = "fit", True  # type: ignore[assignment]
+    model.losses.clear()
+    _lightning.install_fit_loop(trainer, batches, [batches], epoch=5)
+    assert trainer.fit_loop is not users
+    assert trainer._logger_connector is not connector
+    assert isinstance(trainer.profiler, PassThroughProfiler)
+    assert trainer._val_check_time_interval is None
+    assert trainer.current_epoch == 5
+    trainer.fit_loop.run()
+    assert len(model.losses) == 4
+    assert (users.epoch_loop.global_step, trainer.global_step) == (steps, 4)
+
+
+def test_forgotten_loaders_are_requested_again() -> None:
+    requested: list[int] = []
+
+    class Watched(zoo.Mlp):
+        def train_dataloader(self) -> DataLoader:
+            requested.append(self.batch_size)
+            return super().train_dataloader()
+
+    def look(trainer: L.Trainer) -> None:
+        trainer.lightning_module.batch_size = 8
+        trainer.fit_loop.setup_data()
+        assert len(requested) == 1, "set up once, Lightning keeps its loaders"
+        _lightning.forget_loaders(trainer)
+        assert trainer.fit_loop.epoch_loop.val_loop._combined_loader is None
+        trainer.fit_loop.setup_data()
+
+    inside("fit", look, model=Watched(length=16))
+    assert requested == [16, 8]
+
+
+@pytest.mark.parametrize("stage", list(_lightning.EVALUATION_LOOPS))
+def test_a_restarted_evaluation_runs_on_the_new_loaders(stage: str) -> None:
+    sizes: list[int] = []
+
+    class Watched(zoo.Mlp):
+        def loss(self, batch: Any) -> Any:
+            sizes.append(len(batch[0]))
+            return super().loss(batch)
+
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.loss(batch)
+
+    class Restart(L.Callback):
+        def restart(self, trainer: L.Trainer, module: Any) -> None:
+            module.batch_size = 32
+            _lightning.restart_evaluation(trainer, stage)
+
+        on_validation_start = on_test_start = on_predict_start = restart
+
+    trainer = zoo.trainer(Restart())
+    getattr(trainer, stage)(Watched())
+    assert sizes == [32, 32]
+
+
+def test_a_fresh_evaluation_loop_is_of_the_same_stage_and_mode() -> None:
+    for stage, name in _lightning.EVALUATION_LOOPS.items():
+        trainer = zoo.trainer(inference_mode=False)
+        users = getattr(trainer, name)
+        loop = _lightning.install_evaluation_loop(trainer, stage, [[1]])
+        assert getattr(trainer, name) is loop is not users
+        assert type(loop) is type(users)
+        assert loop.inference_mode is False
+        assert getattr(loop, "_stage", None) == getattr(users, "_stage", None)
+
+
+def test_a_run_that_ends_early_ends_cleanly() -> None:
+    class End(L.Callback):
+        def on_fit_start(self, *_: Any) -> None:
+            _lightning.end_run_early()
+
+    model = zoo.Mlp()
+    trainer = zoo.trainer(End())
+    trainer.fit(model)
+    assert (model.losses, trainer.state.status) == ([], "finished")
+
+
+def test_a_shadowed_scheduler_stays_where_it_is() -> None:
+    module = zoo.Regularised()
+    trainer = zoo.trainer(max_epochs=1)
+    _lightning.shadow_scheduler_step(module)
+    trainer.fit(module)
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 0
+    del vars(module)["lr_scheduler_step"]
+    zoo.trainer(max_epochs=1).fit(module)
+    assert module.trainer.lr_scheduler_configs[0].scheduler.last_epoch == 32
+
+
+def test_checkpoints_tell_their_steps() -> None:
+    trainer = zoo.trainer(
+        ModelCheckpoint(every_n_train_steps=7), ModelCheckpoint(monitor="x"), enable_checkpointing=True
+    )
+    assert _lightning.checkpoint_steps(trainer) == [7]
+
+
+def test_no_other_module_touches_private_attributes_of_lightning() -> None:
+    private = re.compile(
+        r"(trainer|fit_loop|epoch_loop|val_loop|strategy|loop|callback|connector)\._[a-z]|import _[A-Z]\w*"
+    )
+    package = Path(_lightning.__file__).parents[1]
+    found = [
+        f"{path.relative_to(package)}:{number}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        if path.name != "_lightning.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if private.search(line) and "torch" not in line and "self._trainer." not in line
+    ]
+    assert found == []
