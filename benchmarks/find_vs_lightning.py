@@ -273,6 +273,7 @@ def main() -> None:
     if arguments.one:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         warnings.simplefilter("ignore")
+        torch.set_num_threads(1)  # several threads wait for each other where other processes share the cores
         limit = int(arguments.memory_limit) or None
         print(json.dumps(measure_one(*arguments.one, limit)))
         return

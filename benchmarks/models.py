@@ -204,8 +204,8 @@ class VisionTransformer(nn.Module):
 
 CASES = {
     "tiny": Case("a linear model whose steps take microseconds", lambda: Script(mlp(16, 0), vectors(512, 16)), "1GiB"),
-    "mlp": Case("a deep MLP", lambda: Script(mlp(256, 16), vectors(20_000, 256)), "160MiB"),
-    "big-mlp": Case("weights fill the memory, small answer", lambda: Script(mlp(2048, 6), vectors(5000, 2048)), "482MiB"),
+    "mlp": Case("a deep MLP", lambda: Script(mlp(256, 16), vectors(20_000, 256)), "128MiB"),
+    "big-mlp": Case("weights fill most of the memory", lambda: Script(mlp(1024, 6), vectors(5000, 1024)), "124MiB"),
     "cnn": Case("a residual net with BatchNorm", lambda: Script(resnet(16, [1, 1, 1], 10), images(5000, 64, 10)), "192MiB"),
     "text": Case(
         "a transformer on text cut at 128 tokens, as 0.5 % of it is",

@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder
+from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.core.result import FindResult
 from bstuner.errors import InvalidSetting
-from bstuner.training.rehearsal import takes_part
+from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.snapshot import RandomState, Snapshot
 
 __all__ = ["find"]
 
 Method = Literal["fit", "validate", "test", "predict"]
+
+# Callbacks that save, whose set-up alone leaves files behind, and those that search themselves.
+_LEFT_OUT = (Checkpoint, SaveConfigCallback, LightningsFinder, LearningRateFinder, OwnCallback)
 
 
 def find(
@@ -67,8 +72,7 @@ def find(
         else {"dataloaders": dataloaders}
     )
     callbacks, loggers = trainer.callbacks, trainer.loggers
-    # Callbacks that save or log have nothing to do here, and their set-up alone leaves files behind.
-    taking_part = [callback for callback in callbacks if takes_part(callback) or isinstance(callback, ProgressBar)]
+    taking_part = [callback for callback in callbacks if not isinstance(callback, _LEFT_OUT)]
     random = RandomState()
     # What `setup` and `configure_model` do will be done again by the run to come.
     before = [Snapshot(taking_part), Snapshot([model, datamodule, data], contents=False)]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
+from rich.console import Console
 
 from bstuner.api import find
 from bstuner.cli.script import ScriptRun, run_until_trainer
 from bstuner.core.result import FindResult
 from bstuner.report.files import write_json, write_yaml
+from bstuner.report.live import shows_progress
+from bstuner.report.summary import find_summary
 
 __all__ = ["overlay", "run_find"]
 
@@ -34,23 +38,25 @@ def run_find(script: str, arguments: list[str], output: Path, settings: dict[str
     def search(trainer: Trainer, method: str, called_with: dict[str, Any]) -> FindResult:
         data = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
         given = {name: value for name, value in called_with.items() if name in data}
-        return find(trainer, method=method, **given, **settings)  # type: ignore[arg-type]  # one of METHODS
+        result = find(trainer, method=method, **given, **settings)  # type: ignore[arg-type]  # one of METHODS
+        if not shows_progress(trainer):  # the script's bars are off, but who types a command wants to see its answer
+            Console().print(find_summary(result))
+        return result
 
     # Before the script runs: it may change the working directory.
     output = output.resolve()
     run = run_until_trainer(script, arguments, search)
     result: FindResult = run.result
-    write_json(output / RESULT_FILE, result.as_dict())
-    saved = [RESULT_FILE]
     content = overlay(run, settings["batch_arg_name"], result.batch_size)
+    write_json(output / RESULT_FILE, result.as_dict())
     if content:
         write_yaml(output / OVERLAY_FILE, content)
-        saved.append(OVERLAY_FILE)
-    print(f"Saved     {', '.join(saved)} in {output}")
+    print(f"Saved   {', '.join([RESULT_FILE, *([OVERLAY_FILE] if content else [])])} in {output}")
     if content:
-        print(f"Train     python {script} {' '.join(arguments)} -c {output / OVERLAY_FILE}")
-    elif run.cli is not None:
-        print(f"Train     no key {settings['batch_arg_name']!r} in the configuration: set the batch size by hand")
+        command = shlex.join(["python", script, *arguments, "-c", str(output / OVERLAY_FILE)])
+        print(f"Next    {command}")
+    else:
+        print(f"Next    set {result.holder} to {result.batch_size} and train")
     return result
 
 

@@ -7,11 +7,11 @@ import inspect
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.cli.find import run_find
-from bstuner.errors import BstunerError
+from bstuner.errors import BstunerError, InvalidSetting
 
 __all__ = ["main"]
 
@@ -35,9 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line without the program's name; None for that of the process.
 
     """
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    chosen = parser.parse_args(arguments).find
+    settings = {name: chosen[name] for name in inspect.signature(BatchSizeFinder).parameters}
     try:
-        _find(parsed.find)
+        BatchSizeFinder(**settings)
+    except InvalidSetting as error:
+        parser.error(str(error))
+    try:
+        run_find(chosen.script, chosen.arguments, chosen.output, settings)
     except BstunerError as error:
         print(f"bstuner: {error}", file=sys.stderr)
         return FAILED
@@ -48,11 +54,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the description."""
-
-
-def _find(chosen: Namespace) -> None:
-    settings = {name: chosen[name] for name in inspect.signature(BatchSizeFinder).parameters}
-    run_find(chosen.script, chosen.arguments, chosen.output, settings)
 
 
 def _parser() -> ArgumentParser:

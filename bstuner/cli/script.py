@@ -62,6 +62,9 @@ def run_until_trainer(
             runpy.run_path(str(path), run_name="__main__")
         except _Stop:
             return run
+        except SystemExit as exit_:
+            if exit_.code:
+                raise  # the script's own refusal, of a wrong argument for example, has said why
     raise ScriptError(_never_called(script))
 
 

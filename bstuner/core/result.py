@@ -61,6 +61,7 @@ class FindResult:
         device: the device's name.
         stage: "fit", "validate", "test" or "predict".
         seconds: how long the search took.
+        holder: where the batch size lives, for example "Digits.batch_size".
         reference_batch_size: what the user's code asked for; None where it asked for none.
         accumulate_grad_batches: as the Trainer has it.
         world_size: number of processes that train together.
@@ -84,6 +85,7 @@ class FindResult:
     device: str
     stage: str
     seconds: float
+    holder: str = "batch_size"
     reference_batch_size: int | None = None
     accumulate_grad_batches: int = 1
     world_size: int = 1
@@ -123,6 +125,7 @@ class FindResult:
             "global_batch_size": self.global_batch_size,
             "lr": self.lr,
             "limited_by": self.limited_by,
+            "holder": self.holder,
             "reference_batch_size": self.reference_batch_size,
             "world_size": self.world_size,
             "stage": self.stage,

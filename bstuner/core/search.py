@@ -230,7 +230,8 @@ def _approach(fitting: list[_Point], guess: float, on_line: bool, usable: float)
         return target
     if len(fitting) == 1:
         return min(target, size * usable / peak) if peak else target  # fits even if every byte grows
-    return max(target, size + 2 * (size - fitting[-2][0]))  # no creeping along the flat start
+    flat = peak <= _RISE * fitting[-2][1]
+    return max(target, 4 * size) if flat else target  # no creeping along the flat start
 
 
 def _line(upper: _Point, lower: _Point) -> MemoryLine:

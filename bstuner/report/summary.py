@@ -29,6 +29,8 @@ def find_summary(result: FindResult) -> RenderableType:
         f"{format_bytes(result.usable_bytes)} usable ({margin:.0%} kept free)",
     )
     facts.add_row("Fits", _fits(result))
+    if result.reference_batch_size is not None:
+        facts.add_row("Was", f"{result.reference_batch_size}, as {result.holder}")
     if result.knee is not None:
         facts.add_row("Knee", _knee(result, result.knee))
     facts.add_row("Limit", _limit(result))

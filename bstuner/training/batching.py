@@ -33,6 +33,9 @@ class AttributeBatching:
         self._name = name
         value = lightning_getattr(self._module, name)
         self.reference: int | None = value if isinstance(value, int) else None
+        data = trainer.datamodule
+        owner = data if data is not None and (hasattr(data, name) or name in data.hparams) else self._module
+        self.holder = f"{type(owner).__name__}.{name}"
 
     def apply(self, size: int) -> None:
         """Write the attribute."""
@@ -58,6 +61,7 @@ class LoaderBatching:
     def __init__(self, loaders: list[Any]) -> None:
         self.passed_loaders = loaders
         self.reference: int | None = batch_size_of(loaders[0])
+        self.holder = "the batch_size of the DataLoader that is passed to the Trainer"
 
     def apply(self, size: int) -> None:
         """Change the loaders."""

@@ -144,6 +144,7 @@ class _Search:
             device=self.memory.label,
             stage=self.stage,
             seconds=time.perf_counter() - started,
+            holder=self.batching.holder,
             reference_batch_size=reference,
             accumulate_grad_batches=self.trainer.accumulate_grad_batches if self.stage == "fit" else 1,
             world_size=self.trainer.world_size,

@@ -155,9 +155,9 @@ class Prober:
             with self._memory.measure(self._frozen.tensors) as reading:
                 run(timing, self._steps, self._fresh, validate=True)
             if self._memory.slows_steps:
-                # The steps just measured have warmed everything up; two more, without the counter, are steady ones.
+                # The steps just measured have warmed everything up; one more, without the counter, is a steady one.
                 timing = Timing(self._memory, self._accumulate, warm_up=0)
-                run(timing, 2, fresh=False, validate=False)
+                run(timing, 1, fresh=False, validate=False)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

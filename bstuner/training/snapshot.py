@@ -1,50 +1,66 @@
 """Remember the state of live objects and put it back, in place, without knowing their classes.
 
-A search runs the user's own code, and that code changes what it likes: counters, lists of losses, caches,
-generators, tensors. Asking each class for a `state_dict` would miss most of these. So a snapshot walks the
-objects themselves and notes, for each mutable thing it meets, how to undo what happens to it.
+A search runs the user's own code, and that code changes what it likes: counters, lists of losses, caches, generators,
+tensors, hooks. Asking each class for a `state_dict` would miss most of these. So a snapshot walks the objects
+themselves (attributes, slots, containers, what closures hold, the attributes of the user's classes) and notes, for
+each mutable thing it meets, how to undo what happens to it.
+
+Out of reach, and left as user code leaves it: global variables and process-wide settings; iterators and whatever else
+C code hides; threads, files, queues, memory shared between processes; a graph that an in-place operation extends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
+import io
+import operator
+import queue
 import random
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from types import MethodType
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from multiprocessing.process import BaseProcess
+from types import BuiltinMethodType, CellType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 __all__ = ["RandomState", "Snapshot"]
 
+Undo = Callable[[], Any]
+
 # A container with more items than this is data, not state: it is put back itself, but its items are not walked.
 _DATA_SIZE = 10_000
+# In the data pipeline, a tensor or an array of more bytes than this is data; a smaller one may well be a counter.
+_COUNTER_BYTES = 4096
 
-# Objects of these packages are machinery (clients, loops, handles): never walked, unless they keep state the
-# way a training run does (`state_dict`) or belong to the data pipeline.
-_MACHINERY = frozenset(sys.stdlib_module_names) | {
-    "lightning",
-    "lightning_fabric",
-    "lightning_utilities",
-    "pytorch_lightning",
-    "torch",
-    "numpy",
-    "tensorboard",
-    "wandb",
-    "mlflow",
-    "neptune",
-    "comet_ml",
-    "clearml",
-    "aim",
-    "optuna",
-    "ray",
+# Objects and functions of these packages are machinery (clients, loops, handles): never walked, unless they keep
+# state the way a training run does (`state_dict`) or belong to the data pipeline. The search does not rewind itself.
+_MACHINERY = (sys.stdlib_module_names - {"argparse", "collections", "types"}) | {
+    *("bstuner", "lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torch", "numpy"),
+    *("tensorboard", "wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "optuna", "ray", "rich", "tqdm"),
 }
-_PIPELINE = (DataLoader, Dataset, Sampler)
+_PIPELINE = (DataLoader, Dataset, Sampler, LightningDataModule, CombinedLoader)
+# Nothing to remember, or alive outside the search: winding a running thread back would break it.
+_CLOSED = (
+    *(type(None), str, bytes, int, float, complex, ModuleType, random.SystemRandom),
+    *(threading.Thread, BaseProcess, io.IOBase, queue.Queue),
+)
+# Immutable, but what they hold may not be.
+_SEE_THROUGH = (tuple, frozenset, MethodType, BuiltinMethodType, functools.partial)
+# Most special first: a container is read and written by its base's own methods, which no subclass can bend.
+_CONTAINERS: tuple[Any, ...] = (OrderedDict, dict, list, deque, set)
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_UNSET = object()
 
 
 class Snapshot:
@@ -62,22 +78,20 @@ class Snapshot:
     Args:
         roots: objects to remember. A root is always walked, whatever its class.
         contents: also remember what tensors and arrays hold (in host memory, so that a device measures the same
-            with and without a snapshot). Below data sets, loaders and samplers contents are never copied: they
-            are the user's data, which training reads and does not write.
+            with and without a snapshot). Below datamodules, datasets, loaders and samplers only small contents are
+            copied: the large ones are the user's data, which training reads and does not write.
 
     """
 
     def __init__(self, roots: Iterable[Any], contents: bool = True) -> None:
-        self._undo: list[Callable[[], Any]] = []
+        self._undo: list[Undo] = []
         self._kept: dict[int, Any] = {}  # keeps what was seen alive, so that an id means one object
-        pending: list[tuple[Any, bool]] = []
-        for root in roots:
-            if _has_attributes(root) and not isinstance(root, Tensor):
-                self._remember_attributes(root, pending, contents)
-            else:
-                pending.append((root, contents))
-        while pending:
-            self._visit(*pending.pop(), pending)
+        self._pending: deque[tuple[Any, bool]] = deque()
+        with _plain_torch():
+            for root in roots:
+                self._visit(root, contents, root=True)
+            while self._pending:
+                self._visit(*self._pending.pop())
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -85,48 +99,46 @@ class Snapshot:
         return [obj for obj in self._kept.values() if isinstance(obj, Tensor)]
 
     def restore(self) -> None:
-        """Put everything back as it was; may be called any number of times."""
-        with torch.no_grad():
+        """Put everything back as it was; may be called any number of times.
+
+        An error, or Ctrl-C, does not stop it half-way: it is raised once all else is back.
+        """
+        failed: list[tuple[Undo, BaseException]] = []
+        with _plain_torch():
             for undo in self._undo:
-                undo()
+                try:
+                    undo()
+                except BaseException as error:
+                    failed.append((undo, error))
+            for undo, _ in failed:
+                with contextlib.suppress(Exception):
+                    undo()  # once more: a container whose refilling was interrupted would stay empty
+        if failed:
+            raise failed[0][1]
 
-    def _visit(self, obj: Any, contents: bool, pending: list[tuple[Any, bool]]) -> None:
-        if obj is None or isinstance(obj, (str, bytes, int, float, complex, type)) or id(obj) in self._kept:
+    def _visit(self, obj: Any, contents: bool, root: bool = False) -> None:
+        kind: Any = type(obj)  # not obj.__class__, which a proxy forges
+        if issubclass(kind, _CLOSED) or id(obj) in self._kept:
             return
-        if isinstance(obj, Tensor):
-            self._kept[id(obj)] = obj
-            if contents:
-                self._undo.append(_undo_tensor(obj))
-                if obj.is_leaf and obj.grad is not None:
-                    pending.append((obj.grad, contents))
-        elif isinstance(obj, (Mapping, list, deque, set, tuple, frozenset)):
-            self._kept[id(obj)] = obj
-            if isinstance(obj, (dict, list, deque, set)):
-                self._undo.append(_undo_container(obj))
-            if len(obj) <= _DATA_SIZE:
-                items = obj.values() if isinstance(obj, Mapping) else obj
-                pending.extend((item, contents) for item in items)
-        elif isinstance(obj, np.ndarray):
-            self._kept[id(obj)] = obj
-            if contents and obj.flags.writeable:
-                self._undo.append(functools.partial(np.copyto, obj, obj.copy()))
-        elif (undo := _undo_generator(obj)) is not None:
-            self._kept[id(obj)] = obj
-            self._undo.append(undo)
-        elif isinstance(obj, MethodType):
-            pending.append((obj.__self__, contents))
-        elif isinstance(obj, functools.partial):
-            pending.extend((item, contents) for item in (obj.func, obj.args, obj.keywords))
-        elif _has_attributes(obj) and _keeps_state(obj):
-            self._remember_attributes(obj, pending, contents and not isinstance(obj, _PIPELINE))
+        contents = contents and not issubclass(kind, _PIPELINE)
+        if issubclass(kind, type):
+            if not _is_machinery(obj):
+                self._remember(obj, [_undo_class(obj)], [*vars(obj).values(), *obj.__bases__], contents)
+            return
+        found = _look_inside(obj, kind, contents)
+        if found is None and not (root or _keeps_state(kind)):
+            return
+        undo, below = found or ([], [])
+        attributes, slots = _attributes(obj), _slots(obj, kind)
+        if attributes is not None or slots:
+            undo.append(_undo_object(obj, kind, attributes, slots))
+        self._remember(obj, undo, [kind, attributes, *(value for _, value in slots), *below], contents)
 
-    def _remember_attributes(self, obj: Any, pending: list[tuple[Any, bool]], contents: bool) -> None:
-        if id(obj) in self._kept:
-            return
+    def _remember(self, obj: Any, undo: list[Undo], below: list[Any], contents: bool) -> None:
         self._kept[id(obj)] = obj
-        attributes = vars(obj)
-        self._undo.append(_undo_container(attributes))
-        pending.extend((value, contents) for value in list(attributes.values()))
+        self._undo.extend(undo)
+        # What hangs on both the model and the data is the model's: the data comes last.
+        (self._pending.extend if contents else self._pending.extendleft)((item, contents) for item in below)
 
 
 class RandomState:
@@ -143,7 +155,7 @@ class RandomState:
 
     def __init__(self) -> None:
         self._python = random.getstate()
-        self._numpy = np.random.get_state()
+        self._numpy = np.random.get_state(legacy=False)
         self._torch = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
         self._mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
@@ -159,73 +171,183 @@ class RandomState:
             torch.mps.set_rng_state(self._mps)
 
 
-def _has_attributes(obj: Any) -> bool:
-    return isinstance(getattr(obj, "__dict__", None), dict)
+@contextlib.contextmanager
+def _plain_torch() -> Iterator[None]:
+    """No autograd, no inference mode (an evaluation's), and no say for subclasses of tensors."""
+    with torch.inference_mode(False), torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        yield
 
 
-def _keeps_state(obj: Any) -> bool:
-    package = type(obj).__module__.partition(".")[0]
-    if package == "bstuner":
+def _is_machinery(definition: Any) -> bool:
+    return str(definition.__module__).partition(".")[0] in _MACHINERY
+
+
+def _keeps_state(kind: Any) -> bool:
+    if str(kind.__module__).startswith("bstuner."):
         return False  # the search does not rewind itself
-    return isinstance(obj, _PIPELINE) or hasattr(type(obj), "state_dict") or package not in _MACHINERY
+    return issubclass(kind, _PIPELINE) or hasattr(kind, "state_dict") or not _is_machinery(kind)
 
 
-def _undo_tensor(tensor: Tensor) -> Callable[[], None]:
-    # Sparse, quantized, meta and inference tensors have no plain contents that could be written back.
-    plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_inference())
-    saved = tensor.detach().to("cpu", copy=True) if plain else None
-    storage, grad, requires_grad = tensor.data, tensor.grad if tensor.is_leaf else None, tensor.requires_grad
-
-    def undo() -> None:
-        if tensor.is_leaf and plain:
-            if tensor.data_ptr() != storage.data_ptr() or tensor.shape != storage.shape:
-                tensor.data = storage  # the memory itself was exchanged, as `module.to()` does
-            tensor.grad = grad
-            if tensor.requires_grad != requires_grad:
-                tensor.requires_grad_(requires_grad)
-        if saved is not None:
-            tensor.detach().copy_(saved)
-
-    return undo
-
-
-def _undo_container(container: Any) -> Callable[[], None]:
-    items = list(container.items()) if isinstance(container, dict) else list(container)
-
-    def undo() -> None:
-        now = list(container.items()) if isinstance(container, dict) else list(container)
-        if _same(now, items):
-            return  # nothing happened: no need to touch a container that may be watched or shared
-        container.clear()
-        if isinstance(container, (dict, set)):
-            container.update(items)
-        else:
-            container.extend(items)
-
-    return undo
-
-
-def _same(now: list[Any], then: list[Any]) -> bool:
-    if len(now) != len(then):
-        return False
-    for a, b in zip(now, then, strict=True):
-        if a is b:
-            continue
-        if not (isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) == 2):
-            return False
-        if a[0] is not b[0] or a[1] is not b[1]:
-            return False
-    return True
-
-
-def _undo_generator(obj: Any) -> Callable[[], Any] | None:
-    if isinstance(obj, torch.Generator):
-        return functools.partial(obj.set_state, obj.get_state())
-    if isinstance(obj, random.Random):
-        return functools.partial(obj.setstate, obj.getstate())
-    if isinstance(obj, np.random.RandomState):
-        return functools.partial(obj.set_state, obj.get_state())
-    if isinstance(obj, np.random.Generator):
-        state = obj.bit_generator.state
-        return functools.partial(setattr, obj.bit_generator, "state", state)
+def _look_inside(obj: Any, kind: Any, contents: bool) -> tuple[list[Undo], list[Any]] | None:
+    """How to undo a change of what an object holds outside its attributes, and what that is; None for nothing."""
+    if issubclass(kind, Tensor):
+        if contents or obj.numel() * obj.element_size() <= _COUNTER_BYTES:
+            return [_undo_tensor(obj)], [obj.grad if obj.is_leaf else None]
+        return [], []
+    if issubclass(kind, np.ndarray):
+        below = list(obj.flat) if obj.dtype.hasobject and obj.size <= _DATA_SIZE else []
+        copied = obj.nbytes <= _COUNTER_BYTES or (contents and not issubclass(kind, np.memmap))
+        return [functools.partial(np.copyto, obj, np.array(obj))] if copied and obj.flags.writeable else [], below
+    if issubclass(kind, _CONTAINERS):
+        base = next(base for base in _CONTAINERS if issubclass(kind, base))
+        items = _items(obj, base)
+        below = items if len(items) <= _DATA_SIZE else []
+        return [_undo_container(obj, base, items)], list(chain(*below)) if issubclass(base, dict) else below
+    if issubclass(kind, _SEE_THROUGH):
+        below = gc.get_referents(obj)
+        return [], below if len(below) <= _DATA_SIZE else []
+    if issubclass(kind, FunctionType) and not _is_machinery(obj):
+        return [], [*(obj.__closure__ or ()), obj.__defaults__, obj.__kwdefaults__]
+    if issubclass(kind, CellType):
+        return [], []  # its one slot is looked at as those of objects are
+    if issubclass(kind, np.random.Generator):
+        return [], [obj.bit_generator]
+    if issubclass(kind, np.random.BitGenerator):
+        return [functools.partial(setattr, obj, "state", obj.state)], []
+    if issubclass(kind, (torch.Generator, np.random.RandomState)):
+        return [functools.partial(obj.set_state, obj.get_state())], []
+    if issubclass(kind, random.Random):
+        return [functools.partial(obj.setstate, obj.getstate())], []
     return None
+
+
+def _undo_tensor(tensor: Tensor) -> Undo:
+    leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
+    grad = tensor.grad if leaf else None
+    hooks = [(name, list((getattr(tensor, name) or {}).items())) for name in _TENSOR_HOOKS]
+    put_memory_back = _undo_memory(tensor)
+
+    def undo() -> None:
+        if leaf and not tensor.is_leaf:
+            tensor.detach_()  # an in-place operation has hung a graph on it
+        if leaf and tensor.requires_grad and not requires_grad:
+            tensor.requires_grad_(False)  # first: its data may become integers again
+        put_memory_back()
+        if leaf and requires_grad and not tensor.requires_grad:
+            tensor.requires_grad_(True)
+        if leaf and tensor.grad is not grad:
+            tensor.grad = grad
+        for name, items in hooks:
+            if (now := getattr(tensor, name)) is not None:
+                now.clear()
+                now.update(items)
+
+    return undo
+
+
+def _undo_memory(tensor: Tensor) -> Undo:
+    """Bytes are what is saved: every dtype, stride and overlap is the same there, and autograd sees no write."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return lambda: None  # a wrapper: the tensors with the memory are among its attributes
+    if tensor.layout != torch.strided or tensor.is_nested:
+        copy = tensor.detach().to("cpu", copy=True)
+        return lambda: setattr(tensor, "data", copy.to(tensor.device, copy=True))
+    alias, storage, unit = tensor.data, tensor.untyped_storage(), tensor.element_size()
+    size, start = storage.nbytes(), tensor.storage_offset() * unit
+    span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    span = span * unit if tensor.numel() and not tensor.is_meta else 0
+    memory = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    if start + span <= size:  # otherwise its memory was taken away, for a while, by its owner
+        memory.set_(storage, start, (span,), (1,))
+    saved = memory.to("cpu", copy=True)
+
+    def undo() -> None:
+        if storage.nbytes() != size:
+            storage.resize_(size)
+        if _place(tensor) != _place(alias):
+            tensor.data = alias  # the memory itself was exchanged, as `module.to()` does
+        if memory.device.type != "cpu" or not torch.equal(memory, saved):
+            memory.copy_(saved)  # never without need: a file may be mapped there, for reading only
+
+    return undo
+
+
+def _place(tensor: Tensor) -> Any:
+    return tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _items(container: Any, base: Any) -> list[Any]:
+    if base is dict:
+        return list(dict.items(container))
+    items = list(base.__iter__(container))
+    return [(key, dict.__getitem__(container, key)) for key in items] if base is OrderedDict else items
+
+
+def _undo_container(container: Any, base: Any, items: list[Any]) -> Undo:
+    flat = chain.from_iterable if issubclass(base, dict) else iter
+
+    def undo() -> None:
+        now = _items(container, base)
+        if len(now) == len(items) and all(map(operator.is_, flat(now), flat(items))):
+            return  # nothing happened: no need to touch a container that may be watched or shared
+        base.clear(container)
+        if issubclass(base, dict):
+            for key, value in items:
+                base.__setitem__(container, key, value)
+        else:
+            (base.update if base is set else base.extend)(container, items)
+
+    return undo
+
+
+def _attributes(obj: Any) -> Any:
+    try:
+        return object.__getattribute__(obj, "__dict__")
+    except AttributeError:
+        return None
+
+
+def _slots(obj: Any, kind: Any) -> list[tuple[Any, Any]]:
+    """The places outside `__dict__` where an object keeps values, each with its value."""
+    slotted = chain.from_iterable(vars(base).values() for base in kind.__mro__ if "__slots__" in vars(base))
+    places = [place for place in slotted if isinstance(place, MemberDescriptorType)]
+    if kind is CellType:
+        places = [CellType.cell_contents]
+    return [(place, _read(place, obj)) for place in places]
+
+
+def _read(place: Any, obj: Any) -> Any:
+    try:
+        return place.__get__(obj)
+    except (AttributeError, ValueError):  # an empty cell raises the latter
+        return _UNSET
+
+
+def _undo_object(obj: Any, kind: Any, attributes: Any, slots: list[tuple[Any, Any]]) -> Undo:
+    def undo() -> None:
+        if type(obj) is not kind:
+            object.__setattr__(obj, "__class__", kind)  # a lazy module, or one that was parametrized
+        if attributes is not None and _attributes(obj) is not attributes:
+            object.__setattr__(obj, "__dict__", attributes)
+        for place, value in slots:
+            if _read(place, obj) is not value:
+                place.__delete__(obj) if value is _UNSET else place.__set__(obj, value)
+
+    return undo
+
+
+def _undo_class(kind: Any) -> Undo:
+    def own() -> dict[str, Any]:
+        return {name: value for name, value in vars(kind).items() if not name.startswith("__")}
+
+    saved = own()
+
+    def undo() -> None:
+        now = own()
+        for name in now.keys() - saved.keys():
+            type.__delattr__(kind, name)
+        for name, value in saved.items():
+            if now.get(name, _UNSET) is not value:
+                type.__setattr__(kind, name, value)
+
+    return undo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,13 @@ class FrozenFit:
 
     Args:
         trainer: a Trainer inside `fit`, `validate`, `test` or `predict`, after the strategy was set up.
+        loaders: what the user passed to it, if anything.
 
     """
 
     def __init__(self, trainer: Trainer, loaders: Any = None) -> None:
         strategy = trainer.strategy
+        module = trainer.lightning_module
         self._random = RandomState()
         self._state = Snapshot(
             [
@@ -33,9 +36,13 @@ class FrozenFit:
                 trainer.state,
                 strategy,
                 strategy.precision_plugin,
-                trainer.lightning_module,
+                module,
                 *trainer.optimizers,
-                *(config.scheduler for config in trainer.lr_scheduler_configs),
+                *trainer.lr_scheduler_configs,
+                # By name, because a list or dict of very many of them would pass for data.
+                *module.parameters(),
+                *module.buffers(),
+                *(state for optimizer in trainer.optimizers for state in optimizer.state.values()),
             ]
         )
         self._data = Snapshot([trainer.datamodule, loaders], contents=False)
@@ -46,10 +53,10 @@ class FrozenFit:
         return self._state.tensors
 
     def restore(self) -> None:
-        """Put the run back; may be called any number of times."""
-        self._state.restore()
-        self._data.restore()
-        self._random.restore()
+        """Put the run back; may be called any number of times. An error is raised once all else is back."""
+        with contextlib.ExitStack() as parts:
+            for part in (self._random, self._data, self._state):  # the last one first
+                parts.callback(part.restore)
 
 
 class FrozenStart:
@@ -68,9 +75,11 @@ class FrozenStart:
         self._state = Snapshot([module, trainer.datamodule, loaders], contents=False)
 
     def restore(self) -> None:
-        """Put generators and attributes back."""
-        self._state.restore()
-        self._random.restore()
+        """Put generators and attributes back. An error is raised once all else is back."""
+        try:
+            self._state.restore()
+        finally:
+            self._random.restore()
 
 
 def before_optimizers_exist(trainer: Trainer, action: Callable[[], None]) -> Callable[[], None]:
@@ -87,18 +96,24 @@ def before_optimizers_exist(trainer: Trainer, action: Callable[[], None]) -> Cal
     fitting = trainer.state.fn == "fit"
     name = "setup_optimizers" if fitting else "setup"
     original = getattr(strategy, name)
+    replaced = {key: value for key, value in vars(strategy).items() if key == name}  # by someone else, before
+    actions = [action]
 
     def cancel() -> None:
-        vars(strategy).pop(name, None)
+        actions.clear()  # should another replacement still hold on to this one
+        if vars(strategy).get(name) is once:
+            del vars(strategy)[name]
+            vars(strategy).update(replaced)
 
     def once(trainer: Trainer) -> None:
+        arranged = list(actions)
         cancel()
+        if not fitting:
+            original(trainer)
+        for act in arranged:
+            act()
         if fitting:
-            action()
             original(trainer)
-        else:
-            original(trainer)
-            action()
 
     vars(strategy)[name] = once
     return cancel

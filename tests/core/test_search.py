@@ -53,7 +53,7 @@ def probe_all(search: BatchSizeSearch, peak: Callable[[int], float | None], capa
         pytest.param(
             memory(100, 1, 130),
             {"mode": "binsearch"},
-            [2, 15, 316, 918, 617, 900],
+            [2, 15, 316, 876, 900],
             900,
             "memory",
             id="integers after a flat start",

@@ -1,0 +1,235 @@
+"""What the finder tells, and the choices it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import zoo
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
+from torch.utils.data import DataLoader
+
+import bstuner
+from bstuner import BatchSizeFinder, FindResult
+
+LIMIT = 5 * zoo.MIB  # Wide trains at 256 under this limit, and not at 512
+
+
+def found(
+    model: L.LightningModule, *callbacks: Callback, trainer: dict[str, Any] | None = None, **settings: Any
+) -> FindResult:
+    finder = BatchSizeFinder(**settings)
+    zoo.trainer(finder, *callbacks, **{"max_epochs": 1, **(trainer or {})}).fit(model)
+    assert finder.result is not None
+    return finder.result
+
+
+def test_the_result_tells_what_was_measured() -> None:
+    result = found(zoo.Wide(batch_size=8, length=4096), memory_limit=LIMIT)
+    assert (result.batch_size, result.limited_by, result.reference_batch_size) == (256, "memory", 8)
+    assert (result.capacity_bytes, result.usable_bytes) == (LIMIT, int(0.9 * LIMIT))
+    assert (result.stage, result.holder, result.lr) == ("fit", "Wide.batch_size", 1e-3)
+    assert (result.dataset_size, result.scanned) == (4096, 64)
+    answer = next(probe for probe in result.probes if probe.batch_size == 256)
+    assert answer.fits
+    assert answer.peak_bytes is not None
+    assert result.memory_slope is not None
+    assert result.memory_intercept is not None
+    predicted = result.memory_intercept + 256 * result.memory_slope
+    assert predicted == pytest.approx(answer.peak_bytes, rel=0.02)
+    assert result.memory_intercept + 512 * result.memory_slope > result.usable_bytes
+    assert {16, 64, 256} <= set(result.throughput), "a quarter and a sixteenth of the answer are timed"
+    assert result.knee in (2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def test_a_search_costs_few_samples() -> None:
+    samples: list[int] = []
+
+    class Counted(zoo.Wide):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            samples.append(len(batch[0]))
+            return super().training_step(batch, batch_idx)
+
+    result = bstuner.find(zoo.trainer(), Counted(batch_size=8, length=4096), memory_limit=LIMIT)
+    sizes = [probe.batch_size for probe in result.probes if probe.peak_bytes is not None]
+    assert sum(sizes) <= 1.5 * result.batch_size
+    # On the CPU a probe is two measured steps and a timed one; a sixteenth of the answer was only timed.
+    only_timed = sum(probe.batch_size for probe in result.probes) - sum(sizes)
+    assert sum(samples) == 3 * sum(sizes) + 2 * only_timed
+
+
+def test_settings_that_count_in_steps_are_named_with_what_they_now_mean() -> None:
+    checkpoint = ModelCheckpoint(every_n_train_steps=5)
+    options = {
+        "max_steps": 4, "min_steps": 2, "max_epochs": -1, "val_check_interval": 2, "accumulate_grad_batches": 2,
+        "limit_train_batches": 3, "enable_checkpointing": True,
+    }  # fmt: skip
+    result = found(zoo.Regularised(batch_size=8, length=512), checkpoint, trainer=options, max_val=32)
+    assert result.changed_settings == (
+        "max_steps=4 now spans 256 samples instead of 64",
+        "min_steps=2 now spans 128 samples instead of 32",
+        "val_check_interval=2 now spans 64 samples instead of 16",
+        "limit_train_batches=3 now spans 96 samples instead of 24",
+        "ModelCheckpoint(every_n_train_steps)=5 now spans 320 samples instead of 80",
+        "OneCycleLR counts optimizer steps: constants written into it now span 4 times the samples",
+    )
+
+
+def test_nothing_is_named_when_the_batch_size_stays_what_it_was() -> None:
+    result = found(zoo.Mlp(batch_size=32), max_val=32, trainer={"max_steps": 4, "max_epochs": -1})
+    assert result.changed_settings == ()
+
+
+@pytest.mark.parametrize("choice", [3, lambda dataset: dataset[3]])
+def test_the_users_own_sample_wins_over_the_scan(choice: Any) -> None:
+    served: list[int] = []
+
+    class Watched(zoo.RaggedText):
+        def __getitem__(self, index: int) -> torch.Tensor:
+            served.append(index)
+            return super().__getitem__(index)
+
+    class Model(zoo.Transformer):
+        dataset = Watched
+
+        def loss(self, batch: torch.Tensor) -> torch.Tensor:
+            lengths.append(batch.shape[1])
+            return super().loss(batch)
+
+    lengths: list[int] = []
+    model = Model(batch_size=2)
+    bstuner.find(zoo.trainer(limit_val_batches=0), model, max_val=16, probe_with=choice)
+    assert set(served) == {3}
+    assert set(lengths) == {4 + 3}
+
+
+def test_each_probe_takes_its_steps_with_accumulation_over_at_most_two_batches() -> None:
+    batches: list[int] = []
+
+    class Counted(zoo.Mlp):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            batches.append(len(batch[0]))
+            return super().training_step(batch, batch_idx)
+
+    def count(*callbacks: Callback, **trainer: Any) -> int:
+        batches.clear()
+        bstuner.find(zoo.trainer(*callbacks, **trainer), Counted(), init_val=32, max_val=32)
+        return batches.count(32)
+
+    assert count() == 3  # two steps measured, one timed
+    assert count(accumulate_grad_batches=8) == 2 * 3
+    assert count(GradientAccumulationScheduler({0: 1, 4: 8})) == 2 * 3
+
+
+def test_an_optimizer_that_steps_rarely_is_waited_for() -> None:
+    class Rare(zoo.ManualAutoencoder):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            first, second = self.optimizers()
+            self.manual_backward(self.loss(batch) + self.critic(self.net(batch[0])).mean())
+            second.step()
+            if batch_idx % 4 == 3:
+                first.step()
+                steps.append(len(batch[0]))
+
+    steps: list[int] = []
+    bstuner.find(zoo.trainer(limit_val_batches=0), Rare(), init_val=8, max_val=8)
+    assert steps.count(8) == 3  # two steps measured, one timed
+
+
+def test_every_holder_of_the_attribute_is_written() -> None:
+    class Both(zoo.Bare):
+        def __init__(self, batch_size: int = 3) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    model, data = Both(), zoo.Data(batch_size=5)
+    zoo.trainer(BatchSizeFinder(max_val=16), max_epochs=1).fit(model, datamodule=data)
+    assert (model.hparams.batch_size, data.hparams.batch_size) == (16, 16)
+
+
+def test_an_attribute_of_another_name() -> None:
+    class Named(zoo.Mlp):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(self.dataset(self.length), batch_size=self.per_device)
+
+    model = Named()
+    model.per_device = 2
+    zoo.trainer(BatchSizeFinder(batch_arg_name="per_device", max_val=32), max_epochs=1).fit(model)
+    assert (model.per_device, model.batch_size) == (32, 16)
+
+
+def test_validation_keeps_its_own_size_and_is_checked_to_fit() -> None:
+    sizes: set[int] = set()
+
+    class Watched(zoo.Bare):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            sizes.add(len(batch[0]))
+            super().validation_step(batch, batch_idx)
+
+    train, val = DataLoader(zoo.Vectors(512), batch_size=4), DataLoader(zoo.Vectors(64), batch_size=24)
+    bstuner.find(zoo.trainer(), Watched(), train, val, max_val=64)
+    assert (train.batch_size, val.batch_size, sizes) == (64, 24, {24})
+
+
+def test_the_users_logger_and_bars_hear_nothing_of_the_search(capsys: pytest.CaptureFixture[str]) -> None:
+    logged: list[Any] = []
+
+    class Recorder(L.pytorch.loggers.CSVLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            logged.append((step, sorted(metrics)))
+
+    def run(*callbacks: Callback, size: int) -> list[Any]:
+        logged.clear()
+        zoo.trainer(*callbacks, logger=Recorder("."), max_epochs=1, log_every_n_steps=1).fit(zoo.Mlp(batch_size=size))
+        return list(logged)
+
+    assert run(BatchSizeFinder(max_val=64), size=3) == run(size=64)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_findings_are_printed_where_the_bars_are_on(capsys: pytest.CaptureFixture[str]) -> None:
+    found(zoo.Mlp(), trainer={"enable_progress_bar": True, "limit_train_batches": 1}, max_val=32)
+    out = capsys.readouterr().out
+    assert "Fits    32 per device" in out
+    assert "max_val: a larger batch may fit" in out
+
+
+def test_find_for_an_evaluation() -> None:
+    loader = DataLoader(zoo.Vectors(100), batch_size=2)
+    result = bstuner.find(zoo.trainer(), zoo.Bare(), dataloaders=loader, method="predict")
+    assert (result.batch_size, result.stage, result.limited_by, loader.batch_size) == (64, "predict", "dataset", 64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_on_a_gpu_training_equals_the_run_started_by_hand(precision: Any) -> None:
+    def run(*callbacks: Callback, size: int) -> zoo.Base:
+        L.seed_everything(1, verbose=False)
+        model = zoo.Cnn(batch_size=size)
+        options = {"accelerator": "gpu", "devices": 1, "precision": precision, "deterministic": True}
+        zoo.trainer(*callbacks, **options).fit(model)
+        return model
+
+    model, by_hand = run(BatchSizeFinder(max_val=128), size=3), run(size=128)
+    assert model.losses == by_hand.losses
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in by_hand.state_dict().items())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_answer_under_a_limit_is_that_of_brute_force() -> None:
+    limit = 256 * zoo.MIB
+    options = {"accelerator": "gpu", "devices": 1, "max_epochs": 1, "limit_train_batches": 3}
+    finder = BatchSizeFinder(memory_limit=limit)
+    zoo.trainer(finder, **options).fit(zoo.Cnn(batch_size=2, length=100_000))
+    assert finder.result is not None
+    answer, size = None, 2
+    while size <= 65_536:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        zoo.trainer(**options).fit(zoo.Cnn(batch_size=size, length=4 * size))
+        if torch.cuda.max_memory_allocated() > 0.9 * limit:
+            break
+        answer, size = size, 2 * size
+    assert finder.result.batch_size == answer

@@ -1,0 +1,196 @@
+"""`bstuner find` on real scripts in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+pytest.importorskip("sklearn", reason="the examples use scikit-learn's digits")
+
+
+def bstuner(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bstuner", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_an_unmodified_script(tmp_path: Path) -> None:
+    done = bstuner(
+        "find", "--memory_limit", "24MiB", "--max_val", 64, EXAMPLES / "digits.py", "--epochs", 99, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Fits    64 per device" in done.stdout
+    assert "Was     32, as Digits.batch_size" in done.stdout
+    assert "Next    set Digits.batch_size to 64 and train" in done.stdout
+    assert "Epoch" not in done.stdout + done.stderr, "nothing is trained"
+    answer = json.loads((tmp_path / "bstuner-result.json").read_text())
+    assert {name: answer[name] for name in ("batch_size", "global_batch_size", "accumulate_grad_batches", "lr")} == {
+        "batch_size": 64,
+        "global_batch_size": 64,
+        "accumulate_grad_batches": 1,
+        "lr": 0.05,
+    }
+    assert answer["limited_by"] == "max_val"
+    assert {"batch_size", "peak_bytes", "seconds", "fits", "reason"} == set(answer["probes"][0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bstuner-result.json"]
+
+
+def test_a_lightning_cli_gets_an_overlay_that_works_as_a_second_config(tmp_path: Path) -> None:
+    fit = ["fit", "-c", str(EXAMPLES / "digits.yaml"), "--trainer.accumulate_grad_batches", "2"]
+    done = bstuner("find", "--max_val", 16, "--output", tmp_path, EXAMPLES / "digits_cli.py", *fit, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    overlay = tmp_path / "bstuner-overlay.yaml"
+    assert yaml.safe_load(overlay.read_text()) == {"data": {"batch_size": 16}}
+    answer = json.loads((tmp_path / "bstuner-result.json").read_text())
+    assert (answer["accumulate_grad_batches"], answer["global_batch_size"]) == (2, 32)
+    next_command = done.stdout.partition("Next    python ")[2].strip()
+    assert next_command.endswith(f"-c {overlay}")
+    printed = subprocess.run(
+        [sys.executable, *next_command.split(), "--print_config"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    config = yaml.safe_load(printed.stdout)
+    assert (config["data"]["batch_size"], config["model"]["lr"]) == (16, 0.05)
+
+
+def test_a_lightning_cli_that_names_its_classes_in_the_config(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "main.py",
+        f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
+        "from lightning.pytorch.cli import LightningCLI\n"
+        "if __name__ == '__main__':\n    LightningCLI(save_config_callback=None)\n",
+    )
+    config = {
+        "trainer": {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False},
+        "model": {"class_path": "digits.Classifier"},
+        "data": {"class_path": "digits.Digits", "init_args": {"batch_size": 4}},
+        "ckpt_path": None,
+        "weights_only": None,
+    }
+    saved = write(tmp_path / "config.yaml", yaml.safe_dump(config))
+    done = bstuner("find", "--max_val", 8, script, "fit", "-c", saved, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Fits    8 per device" in done.stdout, "who types a command sees its answer, bars or not"
+    assert yaml.safe_load((tmp_path / "bstuner-overlay.yaml").read_text()) == {"data": {"init_args": {"batch_size": 8}}}
+
+
+def test_a_script_elsewhere_with_modules_and_files_beside_it(tmp_path: Path) -> None:
+    home = tmp_path / "project"
+    home.mkdir()
+    write(home / "helper.py", "SIZE = 4\n")
+    script = write(
+        home / "train.py",
+        f"import sys; sys.path.insert(1, {str(EXAMPLES)!r})\n"
+        "import lightning as L\nfrom digits import Classifier, Digits\nfrom helper import SIZE\n"
+        "assert __name__ == '__main__' and sys.argv[1:] == ['--x', '1'], sys.argv\n"
+        "trainer = L.Trainer(logger=False, enable_checkpointing=False)\n"
+        "try:\n    trainer.fit(Classifier(), Digits(SIZE))\n"
+        "finally:\n    print('cleaned up')\n"
+        "print('never reached')\n",
+    )
+    done = bstuner("find", "--max_val", 8, script, "--x", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cleaned up" in done.stdout
+    assert "never reached" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "message"),
+    [
+        (None, 1, "bstuner: Expected a Python script, found no file at"),
+        ("print('hello')", 1, "ended without calling a Trainer. Expected it to call trainer.fit()"),
+        ("import sys; sys.exit()", 1, "ended without calling a Trainer"),
+        ("import pytorch_lightning", 1, "It imports pytorch_lightning, whose Trainer is another class"),
+        ("import argparse; argparse.ArgumentParser().parse_args(['--nope'])", 2, "unrecognized arguments: --nope"),
+        ("raise ValueError('my own mistake')", 1, "ValueError: my own mistake"),
+    ],
+    ids=["no script", "no Trainer", "exits early", "other package", "refuses its arguments", "fails"],
+)
+def test_a_script_that_does_not_get_to_a_trainer(tmp_path: Path, script: str | None, code: int, message: str) -> None:
+    path = tmp_path / "train.py" if script is None else write(tmp_path / "train.py", script)
+    done = bstuner("find", path, cwd=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert not (tmp_path / "bstuner-result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["find"], "script"),
+        (["find", "--nope", "1", "x.py"], "--nope"),
+        (["find", "--margin", "2", "x.py"], "Expected margin to be a share of the memory from 0 up to 1, found 2.0"),
+        (["find", "--memory_limit", "lots", "x.py"], "memory_limit"),
+        (["find", "--init_val", "64", "--max_val", "8", "x.py"], "Expected max_val to be at least init_val=64"),
+        (["finds"], "finds"),
+        ([], "COMMAND"),
+    ],
+)
+def test_wrong_usage_exits_with_2_before_anything_runs(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = bstuner(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_nothing_fits_exits_with_1_and_the_reason(tmp_path: Path) -> None:
+    done = bstuner("find", "--memory_limit", "64KiB", EXAMPLES / "digits.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "bstuner: Expected the model to leave room for a batch; its weights and state alone take" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_help_says_what_happens_and_explains_every_option(tmp_path: Path) -> None:
+    done = bstuner("find", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "and nothing is trained" in done.stdout
+    assert "bstuner find --memory_limit 24GiB main.py fit -c config.yaml" in done.stdout
+    for option in ("--mode", "--init_val", "--max_val", "--margin", "--memory_limit", "--probe_with", "--output"):
+        assert option in done.stdout
+
+
+def test_ctrl_c_ends_the_search_with_130_and_writes_nothing(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "train.py",
+        f"import sys; sys.path.insert(1, {str(EXAMPLES)!r})\n"
+        "import time\nimport lightning as L\nfrom digits import Classifier, Digits\n"
+        "class Slow(Classifier):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        if len(batch[0]) > 2:\n            print('stepping', flush=True)\n            time.sleep(60)\n"
+        "        return super().training_step(batch, batch_idx)\n"
+        "L.Trainer(logger=False, enable_checkpointing=False).fit(Slow(), Digits())\n",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bstuner", "find", str(script)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    said = ""
+    while "stepping" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    assert "Interrupted after 1 probes: 2 (" in rest
+    assert "Run again with init_val=2 to go on from there." in " ".join(rest.split())
+    assert not (tmp_path / "bstuner-result.json").exists()
