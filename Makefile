@@ -22,7 +22,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.examples  ## find the largest batch size for a small model of handwritten digits
-	$(BIN)/bstuner find examples/digits.py
+	$(BIN)/bstuner find --memory_limit 64MiB examples/digits.py
 
 test: .venv/.test  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest -n 2 --doctest-modules tests bstuner $(ARGS)

@@ -13,8 +13,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.core.result import FindResult
 from bstuner.errors import InvalidSetting
+from bstuner.training.random_state import RandomState
 from bstuner.training.rehearsal import OwnCallback
-from bstuner.training.snapshot import RandomState, Snapshot
+from bstuner.training.snapshot import Snapshot
 
 __all__ = ["find"]
 

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+import zoo
 
 # Several test processes share the cores: one thread each is fastest, and sums come out in one order.
 torch.set_num_threads(1)
@@ -22,5 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test runs in a folder of its own: Lightning writes into the current one."""
+    """Each test runs in a folder of its own, because Lightning writes into the current one, and with empty notes."""
+    zoo.NOTES.clear()
     monkeypatch.chdir(tmp_path)  # type: ignore[arg-type]

@@ -13,6 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 MIB = 2**20
 
+# What models and callbacks note for a test to read. A global, because a search winds back whatever they hold
+# themselves; emptied before each test.
+NOTES: list[Any] = []
+
 
 class Vectors(Dataset):
     """Labelled vectors, each made from its index alone."""

@@ -9,7 +9,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from bstuner.training.snapshot import RandomState, Snapshot
+from bstuner.training.random_state import RandomState
+from bstuner.training.snapshot import Snapshot
 
 __all__ = ["FrozenFit", "FrozenStart", "before_optimizers_exist"]
 

@@ -45,19 +45,19 @@ def test_the_result_tells_what_was_measured() -> None:
 
 
 def test_a_search_costs_few_samples() -> None:
-    samples: list[int] = []
-
     class Counted(zoo.Wide):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            samples.append(len(batch[0]))
+            zoo.NOTES.append(len(batch[0]))
             return super().training_step(batch, batch_idx)
 
-    result = bstuner.find(zoo.trainer(), Counted(batch_size=8, length=4096), memory_limit=LIMIT)
+    # A limit far above the weights, as on a real device: there the line rules out twice the answer.
+    result = bstuner.find(zoo.trainer(), Counted(batch_size=8, length=16_384), memory_limit="16MiB")
+    assert result.limited_by == "memory"
     sizes = [probe.batch_size for probe in result.probes if probe.peak_bytes is not None]
-    assert sum(sizes) <= 1.5 * result.batch_size
+    assert sum(sizes) <= 1.75 * result.batch_size
     # On the CPU a probe is two measured steps and a timed one; a sixteenth of the answer was only timed.
     only_timed = sum(probe.batch_size for probe in result.probes) - sum(sizes)
-    assert sum(samples) == 3 * sum(sizes) + 2 * only_timed
+    assert sum(zoo.NOTES) == 3 * sum(sizes) + 2 * only_timed
 
 
 def test_settings_that_count_in_steps_are_named_with_what_they_now_mean() -> None:
@@ -84,39 +84,33 @@ def test_nothing_is_named_when_the_batch_size_stays_what_it_was() -> None:
 
 @pytest.mark.parametrize("choice", [3, lambda dataset: dataset[3]])
 def test_the_users_own_sample_wins_over_the_scan(choice: Any) -> None:
-    served: list[int] = []
-
     class Watched(zoo.RaggedText):
         def __getitem__(self, index: int) -> torch.Tensor:
-            served.append(index)
+            zoo.NOTES.append(("served", index))
             return super().__getitem__(index)
 
     class Model(zoo.Transformer):
         dataset = Watched
 
         def loss(self, batch: torch.Tensor) -> torch.Tensor:
-            lengths.append(batch.shape[1])
+            zoo.NOTES.append(("tokens", batch.shape[1]))
             return super().loss(batch)
 
-    lengths: list[int] = []
     model = Model(batch_size=2)
     bstuner.find(zoo.trainer(limit_val_batches=0), model, max_val=16, probe_with=choice)
-    assert set(served) == {3}
-    assert set(lengths) == {4 + 3}
+    assert set(zoo.NOTES) == {("served", 3), ("tokens", 4 + 3)}
 
 
 def test_each_probe_takes_its_steps_with_accumulation_over_at_most_two_batches() -> None:
-    batches: list[int] = []
-
     class Counted(zoo.Mlp):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            batches.append(len(batch[0]))
+            zoo.NOTES.append(len(batch[0]))
             return super().training_step(batch, batch_idx)
 
     def count(*callbacks: Callback, **trainer: Any) -> int:
-        batches.clear()
+        zoo.NOTES.clear()
         bstuner.find(zoo.trainer(*callbacks, **trainer), Counted(), init_val=32, max_val=32)
-        return batches.count(32)
+        return zoo.NOTES.count(32)
 
     assert count() == 3  # two steps measured, one timed
     assert count(accumulate_grad_batches=8) == 2 * 3
@@ -131,11 +125,10 @@ def test_an_optimizer_that_steps_rarely_is_waited_for() -> None:
             second.step()
             if batch_idx % 4 == 3:
                 first.step()
-                steps.append(len(batch[0]))
+                zoo.NOTES.append(len(batch[0]))
 
-    steps: list[int] = []
     bstuner.find(zoo.trainer(limit_val_batches=0), Rare(), init_val=8, max_val=8)
-    assert steps.count(8) == 3  # two steps measured, one timed
+    assert zoo.NOTES.count(8) == 3  # two steps measured, one timed
 
 
 def test_every_holder_of_the_attribute_is_written() -> None:
@@ -161,16 +154,14 @@ def test_an_attribute_of_another_name() -> None:
 
 
 def test_validation_keeps_its_own_size_and_is_checked_to_fit() -> None:
-    sizes: set[int] = set()
-
     class Watched(zoo.Bare):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            sizes.add(len(batch[0]))
+            zoo.NOTES.append(len(batch[0]))
             super().validation_step(batch, batch_idx)
 
     train, val = DataLoader(zoo.Vectors(512), batch_size=4), DataLoader(zoo.Vectors(64), batch_size=24)
     bstuner.find(zoo.trainer(), Watched(), train, val, max_val=64)
-    assert (train.batch_size, val.batch_size, sizes) == (64, 24, {24})
+    assert (train.batch_size, val.batch_size, set(zoo.NOTES)) == (64, 24, {24})
 
 
 def test_the_users_logger_and_bars_hear_nothing_of_the_search(capsys: pytest.CaptureFixture[str]) -> None:

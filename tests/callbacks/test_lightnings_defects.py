@@ -61,15 +61,13 @@ def test_d3_no_hidden_limit_of_8192_and_a_large_init_val_is_run() -> None:
 
 @pytest.mark.parametrize("mode", ["power", "binsearch"])
 def test_d4_the_first_probe_runs_at_init_val_and_not_at_the_users_size(mode: Any) -> None:
-    seen: list[int] = []
-
     class Watched(zoo.Wide):
         def loss(self, batch: Any) -> torch.Tensor:
-            seen.append(len(batch[0]))
+            zoo.NOTES.append(len(batch[0]))
             return super().loss(batch)
 
     finder = search(Watched(batch_size=3, length=4096), mode=mode, init_val=1024, memory_limit=LIMIT)
-    assert seen[0] == 1024
+    assert zoo.NOTES[0] == 1024
     assert finder.result is not None
     assert finder.result.batch_size < 1024
     train_under_limit(finder.result.batch_size, LIMIT)
@@ -112,11 +110,9 @@ def test_d7_out_of_memory_in_validation_is_a_verdict_and_not_a_crash() -> None:
 
 
 def test_d8_every_probed_size_runs_a_validation_batch() -> None:
-    validated: list[int] = []
-
     class Watched(zoo.Wide):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            validated.append(len(batch[0]))
+            zoo.NOTES.append(len(batch[0]))
             super().validation_step(batch, batch_idx)
 
     finder = BatchSizeFinder(memory_limit=LIMIT)
@@ -124,7 +120,7 @@ def test_d8_every_probed_size_runs_a_validation_batch() -> None:
     assert finder.result is not None
     ran = {p.batch_size for p in finder.result.probes if p.peak_bytes is not None}
     assert len(ran) > 2
-    assert ran <= set(validated)
+    assert ran <= set(zoo.NOTES)
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")

@@ -23,22 +23,15 @@ pytestmark = [
 
 
 class Counting(zoo.Wide):
-    """Counts every training batch, those of probes in a place that no search puts back."""
-
-    ran: list[int]
+    """Notes the size of every batch, those of probes included."""
 
     def loss(self, batch: Any) -> torch.Tensor:
-        type(self).ran.append(len(batch[0]))
+        zoo.NOTES.append(len(batch[0]))
         return super().loss(batch)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-3)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
-
-
-@pytest.fixture(autouse=True)
-def _count() -> None:
-    Counting.ran = []
 
 
 @pytest.fixture
@@ -49,7 +42,7 @@ def checkpoint(tmp_path: Path) -> Path:
     finder = BatchSizeFinder(memory_limit=LIMIT)
     zoo.trainer(finder, saver, max_epochs=1, enable_checkpointing=True).fit(Counting(batch_size=4, length=1024))
     assert finder.optimal_batch_size == 256
-    Counting.ran.clear()
+    zoo.NOTES.clear()
     return tmp_path / "last.ckpt"
 
 
@@ -65,7 +58,7 @@ def test_a_resumed_fit_does_not_search_again_and_equals_the_one_resumed_by_hand(
     finder = BatchSizeFinder(memory_limit=LIMIT)
     found, trainer = resume(checkpoint, finder, size=4)
     sanity_check, epoch = [64], [256] * 4 + [64]
-    assert Counting.ran == sanity_check + 2 * epoch
+    assert sanity_check + 2 * epoch == zoo.NOTES
     assert finder.result is None
     assert finder.optimal_batch_size == found.batch_size == 256
     by_hand, other = resume(checkpoint, None, size=256)
@@ -94,7 +87,7 @@ def test_a_device_that_is_too_small_for_the_stored_answer_says_what_to_do(checkp
         r"out of memory in training. Resume on a device .* batch size of 128 and accumulate_grad_batches doubled",
     ):
         resume(checkpoint, finder, size=4)
-    assert set(Counting.ran) == {256}
+    assert set(zoo.NOTES) == {256}
 
 
 def test_the_answer_survives_a_second_resume(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""The global random generators of a process."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+
+__all__ = ["RandomState"]
+
+
+class RandomState:
+    """The state of every global random generator: Python, NumPy, torch on the CPU and on each device in use.
+
+    Example:
+        >>> state = RandomState()
+        >>> first = torch.rand(3)
+        >>> state.restore()
+        >>> bool((torch.rand(3) == first).all())
+        True
+
+    """
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._numpy = np.random.get_state(legacy=False)
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        self._mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+
+    def restore(self) -> None:
+        """Put all generators back; may be called any number of times."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+        if self._mps is not None:
+            torch.mps.set_rng_state(self._mps)
