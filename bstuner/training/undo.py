@@ -145,7 +145,7 @@ def _read(place: Any, obj: Any) -> Any:
 
 
 def undo_object(obj: Any, kind: Any, attributes: Any, slots: list[tuple[Any, Any]]) -> Undo:
-    """Class, slots and the identity of the `__dict__` of an object; what is in the `__dict__` is a container's matter."""
+    """Class, slots and identity of the `__dict__` of an object; what the `__dict__` holds is a container's matter."""
 
     def undo() -> None:
         if type(obj) is not kind:
