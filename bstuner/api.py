@@ -58,13 +58,17 @@ def find(
         settings: the arguments of `BatchSizeFinder`.
 
     Raises:
-        InvalidSetting: an argument is out of range or unreadable.
+        InvalidSetting: an argument is out of range, unreadable or in the wrong place.
         NothingFits: not even the smallest batch runs within the memory.
         BatchSizeNotSettable: there is no place where the batch size could be changed.
 
     """
     if method not in ("fit", "validate", "test", "predict"):
         raise InvalidSetting(f"Expected method to be 'fit', 'validate', 'test' or 'predict', found {method!r}.")
+    unused = dataloaders if method == "fit" else (train_dataloaders, val_dataloaders)
+    if unused not in (None, (None, None)):
+        expected = "train_dataloaders= and val_dataloaders=" if method == "fit" else "dataloaders="
+        raise InvalidSetting(f"Expected loaders for method={method!r} as {expected}, found them in another argument.")
     finder = BatchSizeFinder(**settings)
     finder.search_only = True
     data = (

@@ -73,6 +73,7 @@ class BatchSizeFinder(OwnCallback):
         mode: Literal["power", "binsearch"] = "power",
         steps_per_trial: int = 2,
         init_val: int = 2,
+        *,
         max_val: int | None = None,
         batch_arg_name: str = "batch_size",
         margin: float = 0.1,
@@ -81,6 +82,9 @@ class BatchSizeFinder(OwnCallback):
     ) -> None:
         if mode not in ("power", "binsearch"):
             raise InvalidSetting(f"Expected mode to be 'power' or 'binsearch', found {mode!r}.")
+        for name, value in (("steps_per_trial", steps_per_trial), ("init_val", init_val), ("max_val", max_val)):
+            if not isinstance(value, int) and not (name == "max_val" and value is None):
+                raise InvalidSetting(f"Expected {name} to be a whole number, found {value!r}.")
         if steps_per_trial < 2:
             raise InvalidSetting(
                 f"Expected steps_per_trial of at least 2 (the first step allocates the optimizer's state, the second "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from bstuner.api import find
 from bstuner.cli.script import ScriptRun, run_until_trainer
 from bstuner.core.result import FindResult
+from bstuner.errors import InvalidSetting
 from bstuner.report.files import write_json, write_yaml
 from bstuner.report.live import shows_progress
 from bstuner.report.summary import find_summary
@@ -43,8 +45,7 @@ def run_find(script: str, arguments: list[str], output: Path, settings: dict[str
             Console().print(find_summary(result))
         return result
 
-    # Before the script runs: it may change the working directory.
-    output = output.resolve()
+    output = _writable(output)
     run = run_until_trainer(script, arguments, search)
     result: FindResult = run.result
     content = overlay(run, settings["batch_arg_name"], result.batch_size)
@@ -58,6 +59,16 @@ def run_find(script: str, arguments: list[str], output: Path, settings: dict[str
     else:
         print(f"Next    set {result.holder} to {result.batch_size} and train")
     return result
+
+
+def _writable(folder: Path) -> Path:
+    """The folder for the answer, made and tried out before the script runs (which may change directories)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError as error:
+        raise InvalidSetting(f"Expected --output to be a folder that can be written to, found {error}.") from error
 
 
 def overlay(run: ScriptRun, name: str, size: int) -> dict[str, Any]:

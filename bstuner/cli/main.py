@@ -59,7 +59,7 @@ class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="bstuner",
-        description="Which batch size, and which learning rate with it? Measured, for PyTorch Lightning.",
+        description="Which batch size? Measured, for PyTorch Lightning.",
     )
     commands = parser.add_subcommands(required=True, metavar="COMMAND", help="what to do")
     find = ArgumentParser(description=_FIND, formatter_class=_Formatter)

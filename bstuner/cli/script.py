@@ -15,7 +15,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 
-from bstuner.errors import ScriptError
+from bstuner.errors import BstunerError, ScriptError
 
 __all__ = ["ScriptRun", "run_until_trainer"]
 
@@ -29,6 +29,7 @@ class ScriptRun:
     cli: LightningCLI | None = None
     method: str | None = None
     result: Any = None
+    failure: BstunerError | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,12 +61,13 @@ def run_until_trainer(
     with _intercepted(run, action), _as_main(path, arguments):
         try:
             runpy.run_path(str(path), run_name="__main__")
-        except _Stop:
-            return run
-        except SystemExit as exit_:
-            if exit_.code:
-                raise  # the script's own refusal, of a wrong argument for example, has said why
-    raise ScriptError(_never_called(script))
+        except (Exception, SystemExit) as error:
+            # Before the search, an error or a refusal (of a wrong argument, say) is the script's own and says why.
+            if run.result is None and not (isinstance(error, SystemExit) and not error.code):
+                raise
+    if run.result is None:
+        raise run.failure or ScriptError(_never_called(script))
+    return run
 
 
 @contextlib.contextmanager
@@ -76,11 +78,19 @@ def _intercepted(run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]]
     def instead_of(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def called(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-            bound = inspect.signature(original).bind(trainer, *args, **kwargs).arguments
-            del bound["self"]
-            restore()  # the action may call the Trainer itself
-            run.method, run.arguments = name, dict(bound)
-            run.result = action(trainer, name, run.arguments)
+            if run.result is None:
+                bound = inspect.signature(original).bind(trainer, *args, **kwargs).arguments
+                del bound["self"]
+                run.method, run.arguments = name, dict(bound)
+                restore()  # the action itself calls the Trainer
+                try:
+                    run.result = action(trainer, name, run.arguments)
+                except BstunerError as error:
+                    run.failure = error
+                    raise
+                finally:
+                    intercept()
+            # Also when a script has caught the first one and goes on: nothing is trained.
             raise _Stop(0)
 
         return called
@@ -94,9 +104,12 @@ def _intercepted(run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]]
             setattr(Trainer, name, original)
         LightningCLI.instantiate_trainer = instantiate  # type: ignore[method-assign]
 
-    for name, original in originals.items():
-        setattr(Trainer, name, instead_of(name, original))
-    LightningCLI.instantiate_trainer = capture  # type: ignore[method-assign,assignment]
+    def intercept() -> None:
+        for name, original in originals.items():
+            setattr(Trainer, name, instead_of(name, original))
+        LightningCLI.instantiate_trainer = capture  # type: ignore[method-assign,assignment]
+
+    intercept()
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from bstuner.device.limit import format_bytes
@@ -113,6 +114,8 @@ class TensorByteCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_traceable_wrapper_subclass(tensor):
             self._count_each(getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
             return
+        if is_lazy(tensor):
+            return  # no memory yet
         try:
             storage = tensor.untyped_storage()
         except NotImplementedError:

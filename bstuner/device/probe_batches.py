@@ -40,10 +40,14 @@ class ProbeBatches:
     """
 
     def __init__(self, samples: list[Any], collate_fn: Callable[[list[Any]], Any]) -> None:
-        """Collate nothing yet."""
+        """Collate the samples twice, to learn how batches grow."""
         self._samples = samples
         self._collate_fn = collate_fn
-        self._recipe: _Recipe | None = None
+        rows = len(samples)
+        try:
+            self._recipe: _Recipe = _recipe(self._collate(rows), self._collate(3 * rows), rows)
+        except _NotTileableError:
+            self._recipe = self._collate
 
     def make(self, size: int, device: torch.device | None = None) -> Any:
         """Make one batch.
@@ -55,12 +59,6 @@ class ProbeBatches:
             size: How many samples it holds.
             device: Where to make it; a batch that is collated for real stays where `collate_fn` puts it.
         """
-        if self._recipe is None:
-            rows = len(self._samples)
-            try:
-                self._recipe = _recipe(self._collate(rows), self._collate(3 * rows), rows)
-            except _NotTileableError:
-                self._recipe = self._collate
         return self._recipe(size, device)
 
     def _collate(self, size: int, device: torch.device | None = None) -> Any:

@@ -17,6 +17,8 @@ from bstuner.errors import EmptyDataset, InvalidSetting
 
 __all__ = ["ProbeBatches", "Samples", "largest_samples", "pick_samples", "sample_elements"]
 
+# The samples that are kept hold so many elements together, unless a single one holds more.
+_KEPT_ELEMENTS = 2**20
 # So many samples of one size, spread over the whole dataset, and the rest is taken to be of that size too.
 _ENOUGH = 64
 
@@ -30,12 +32,14 @@ class Samples:
         scanned: How many samples were looked at.
         total: How many there are in the dataset, or None where it does not say.
         elements: The elements in each of `items`; see `sample_elements`.
+        missed: Whether larger ones may have been missed: sizes differ, and not all were looked at.
     """
 
     items: list[Any]
     scanned: int
     total: int | None
     elements: int
+    missed: bool = False
 
 
 def sample_elements(sample: Any) -> int:
@@ -102,7 +106,8 @@ def largest_samples(
     Args:
         dataset: Any dataset a `DataLoader` accepts.
         bound: The most samples to read.
-        keep: The most samples to keep of those tied for the largest, in the order they were read.
+        keep: The most samples to keep of those tied for the largest, in the order they were read; fewer of large
+            ones.
         progress: Called after each sample with the number read and the number to read.
 
     Raises:
@@ -136,7 +141,9 @@ def largest_samples(
             f"The dataset {type(dataset).__qualname__} must hold at least one sample to probe with, but it "
             f"is empty. Check the path or the filter it was built with."
         )
-    return Samples(items, scanned, total, largest)
+    kept = max(1, min(keep, _KEPT_ELEMENTS // max(1, largest)))
+    missed = len(sizes) > 1 and (scanned == bound if total is None else scanned < total)
+    return Samples(items[:kept], scanned, total, largest, missed)
 
 
 def pick_samples(dataset: Any, probe_with: int | Callable[[Any], Any]) -> Samples:

@@ -63,7 +63,7 @@ def install_fit_loop(
     # In the middle of a fit, callbacks that unfreeze layers at an epoch must see that epoch.
     loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = epoch
     loop._data_source.instance = train_batches
-    loop.epoch_loop.val_loop._data_source.instance = list(val_batches)
+    loop.epoch_loop.val_loop._data_source.instance = _as_passed(val_batches)
     trainer.fit_loop = loop
     _quieten(trainer)
 
@@ -79,10 +79,14 @@ def install_evaluation_loop(trainer: Trainer, stage: str, batches: Sequence[Iter
         loop = _EvaluationLoop(
             trainer, users._trainer_fn, users._stage, verbose=False, inference_mode=users.inference_mode
         )
-    loop._data_source.instance = list(batches)
+    loop._data_source.instance = _as_passed(batches)
     setattr(trainer, EVALUATION_LOOPS[stage], loop)
     _quieten(trainer)
     return loop
+
+
+def _as_passed(loaders: Sequence[Iterable[Any]]) -> Any:
+    return loaders[0] if len(loaders) == 1 else list(loaders)
 
 
 def _quieten(trainer: Trainer) -> None:

@@ -38,8 +38,19 @@ class AttributeBatching:
         self.holder = f"{type(owner).__name__}.{name}"
 
     def apply(self, size: int) -> None:
-        """Write the attribute."""
-        lightning_setattr(self._module, self._name, size)
+        """Write the attribute.
+
+        Raises:
+            BatchSizeNotSettable: it cannot be written.
+
+        """
+        try:
+            lightning_setattr(self._module, self._name, size)
+        except AttributeError as error:
+            raise BatchSizeNotSettable(
+                f"Expected {self.holder} to be an attribute that can be set, found one that refuses: {error}. "
+                f"Hold the batch size in a plain attribute, or name another one with batch_arg_name=..."
+            ) from error
 
     def check_follows(self, asked: int, before: int, now: int) -> None:
         """Refuse an attribute that the hook does not read."""

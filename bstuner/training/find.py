@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import torch
 from lightning.pytorch import Trainer
 
 from bstuner.core.result import FindResult, LimitedBy, Probe
@@ -95,6 +98,9 @@ class _Search:
         """Put the run back."""
         self.frozen.restore()
         self.memory.release()
+        if self.memory.slows_steps and "torch._dynamo" in sys.modules:
+            # Under the byte counter compiled modules ran eagerly, and would be remembered as not to be compiled.
+            torch.compiler.reset()
 
     def probe(self, size: int) -> Probe:
         self.observer.probing(size)
@@ -155,7 +161,17 @@ class _Search:
             scanned=self.data.samples.scanned,
             dataset_size=self.data.samples.total,
             changed_settings=changed_settings(self.trainer, self.stage, reference, answer),
-            warnings=(warning,) if warning else (),
+            warnings=tuple(text for text in (warning, self._missed_samples()) if text),
+        )
+
+    def _missed_samples(self) -> str:
+        samples = self.data.samples
+        if not samples.missed:
+            return ""
+        of = f" of {samples.total:,}" if samples.total is not None else ""
+        return (
+            f"Samples differ in size, and {samples.scanned:,}{of} were looked at: if a larger one than "
+            f"{samples.elements:,} elements exists, name it with probe_with."
         )
 
     def _learning_rate(self) -> float | None:
@@ -238,10 +254,24 @@ def verify_size(
 @contextlib.contextmanager
 def _open(trainer: Trainer, stage: str, settings: FindSettings, observer: Observer, fresh: bool) -> Iterator[_Search]:
     search = _Search(trainer, stage, settings, observer, fresh)
-    with warnings.catch_warnings():
+    with _short_collections(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the user's code says of a few made-up batches is noise
         try:
             search.open()
             yield search
         finally:
             search.close()
+
+
+@contextlib.contextmanager
+def _short_collections() -> Iterator[None]:
+    """Spare the garbage collections after each probe the walk through everything that was there before."""
+    frozen_by_user = gc.get_freeze_count() > 0
+    if not frozen_by_user:
+        gc.collect()
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen_by_user:
+            gc.unfreeze()

@@ -20,7 +20,7 @@ from bstuner.device.oom import is_out_of_memory
 from bstuner.device.samples import ProbeBatches, Samples, largest_samples, pick_samples
 from bstuner.training._lightning import request_loaders
 from bstuner.training.batching import Batching, flat_loaders, require_one
-from bstuner.training.rehearsal import MakeBatch, rehearse_evaluation, rehearse_fit
+from bstuner.training.rehearsal import BatchSource, rehearse_evaluation, rehearse_fit
 from bstuner.training.state import FrozenFit
 from bstuner.training.timing import Timing
 
@@ -67,26 +67,26 @@ class ProbeData:
         """What the scan of the first loader's dataset found."""
         return self._known[self._role, 0][0]
 
-    def main(self, size: int) -> list[MakeBatch]:
-        """For each loader whose size is searched for, makes a batch as it is with `size` applied."""
+    def main(self, size: int) -> list[BatchSource]:
+        """For each loader whose size is searched for, its batches as they are with `size` applied."""
         loaders = flat_loaders(request_loaders(self._trainer, self._role))
         self._batching.check_follows(size, self._before, batch_size_of(loaders[0]))
-        return [self._maker(self._role, index, loader) for index, loader in enumerate(loaders)]
+        return [self._source(self._role, index, loader) for index, loader in enumerate(loaders)]
 
-    def validation(self) -> list[MakeBatch]:
-        """For each validation loader of a fit, makes a batch of the size that the loader has now."""
+    def validation(self) -> list[BatchSource]:
+        """For each validation loader of a fit, its batches, of the size that the loader has now."""
         if not self._trainer.enable_validation:
             return []
         loaders = flat_loaders(request_loaders(self._trainer, "val"))
-        return [self._maker("val", index, loader) for index, loader in enumerate(loaders)]
+        return [self._source("val", index, loader) for index, loader in enumerate(loaders)]
 
-    def _maker(self, role: str, index: int, loader: Any) -> MakeBatch:
+    def _source(self, role: str, index: int, loader: Any) -> BatchSource:
         if not isinstance(loader, DataLoader):
             # Only a validation loader can be of another kind here; it keeps its size, so its own batch will do.
-            return lambda: next(iter(loader))
+            return BatchSource(lambda: next(iter(loader)), loader)
         _, batches = self._learn(role, index, loader)
         size, device = batch_size_of(loader), self._batch_device()
-        return lambda: batches.make(size, device)
+        return BatchSource(lambda: batches.make(size, device), loader)
 
     def _learn(self, role: str, index: int, loader: DataLoader[Any]) -> tuple[Samples, ProbeBatches]:
         if (role, index) not in self._known:
@@ -154,7 +154,7 @@ class Prober:
             run = self._prepare(size)
             with self._memory.measure(self._frozen.tensors) as reading:
                 run(timing, self._steps, self._fresh, validate=True)
-            if self._memory.slows_steps:
+            if self._memory.slows_steps and reading.peak_bytes <= self._usable:
                 # The steps just measured have warmed everything up; one more, without the counter, is a steady one.
                 timing = Timing(self._memory, self._accumulate, warm_up=0)
                 run(timing, 1, fresh=False, validate=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -31,9 +31,15 @@ from bstuner.errors import NoStepTaken
 from bstuner.training._lightning import install_evaluation_loop, install_fit_loop, shadow_scheduler_step
 from bstuner.training.timing import Timing
 
-__all__ = ["OwnCallback", "rehearse_evaluation", "rehearse_fit", "takes_part"]
+__all__ = ["BatchSource", "OwnCallback", "rehearse_evaluation", "rehearse_fit", "takes_part"]
 
-MakeBatch = Callable[[], Any]
+
+class BatchSource(NamedTuple):
+    """Where the batches of a rehearsal come from: made by us, in the place of a loader of the user's."""
+
+    make: Callable[[], Any]
+    loader: Any
+
 
 # Enough for manual accumulation over eight batches, or for a critic that steps eight times as often as its generator.
 MAX_BATCHES = 16
@@ -54,11 +60,18 @@ _BYSTANDERS = (
 
 
 class _Batches:
-    """A loader of fresh copies of one batch; it holds none of them."""
+    """A loader of fresh copies of one batch; it holds none of them.
 
-    def __init__(self, make: MakeBatch, count: int) -> None:
-        self._make = make
+    To user code that looks at the Trainer's loaders it shows the attributes of the loader in whose place it is.
+    """
+
+    def __init__(self, source: BatchSource, count: int) -> None:
+        self._make = source.make
+        self._loader = source.loader
         self._count = count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_loader"], name)
 
     def __len__(self) -> int:
         return self._count
@@ -139,8 +152,8 @@ def takes_part(callback: Callback) -> bool:
 
 def rehearse_fit(
     trainer: Trainer,
-    train: MakeBatch,
-    validation: Sequence[MakeBatch],
+    train: BatchSource,
+    validation: Sequence[BatchSource],
     timing: Timing,
     *,
     steps: int,
@@ -152,8 +165,8 @@ def rehearse_fit(
 
     Args:
         trainer: a Trainer inside `fit`.
-        train: makes a training batch.
-        validation: for each validation loader, makes a batch; empty for no validation.
+        train: where training batches come from.
+        validation: the same for each validation loader; empty for no validation.
         timing: receives the times.
         steps: optimizer steps to take, each of them really taken.
         accumulate: batches per optimizer step.
@@ -167,7 +180,7 @@ def rehearse_fit(
     _set_aside(trainer)
     trainer.accumulate_grad_batches = accumulate
     trainer.limit_val_batches = 1.0 if validation else 0
-    install_fit_loop(trainer, _Batches(train, MAX_BATCHES), [_Batches(make, 1) for make in validation], epoch)
+    install_fit_loop(trainer, _Batches(train, MAX_BATCHES), [_Batches(source, 1) for source in validation], epoch)
     shadow_scheduler_step(trainer.lightning_module)
     watch = _FitWatch(trainer, timing, steps)
     try:
@@ -190,13 +203,13 @@ def rehearse_fit(
 
 
 def rehearse_evaluation(
-    trainer: Trainer, stage: str, batches: Sequence[MakeBatch], timing: Timing, *, steps: int
+    trainer: Trainer, stage: str, sources: Sequence[BatchSource], timing: Timing, *, steps: int
 ) -> None:
     """Run a few batches of every loader of "validate", "test" or "predict"; the caller restores the Trainer."""
     _set_aside(trainer)
     trainer.callbacks = [_EvaluationWatch(stage, timing), *trainer.callbacks]
     trainer.limit_val_batches = trainer.limit_test_batches = trainer.limit_predict_batches = 1.0
-    loop = install_evaluation_loop(trainer, stage, [_Batches(make, steps) for make in batches])
+    loop = install_evaluation_loop(trainer, stage, [_Batches(source, steps) for source in sources])
     with contextlib.suppress(_Finished):
         loop.run()
 

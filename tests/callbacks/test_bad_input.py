@@ -132,6 +132,8 @@ def test_a_reason_that_is_not_memory_at_size_one_is_the_cause() -> None:
         ({"init_val": 0}, "Expected init_val of at least 1, found 0"),
         ({"mode": "linear"}, "Expected mode to be 'power' or 'binsearch', found 'linear'"),
         ({"margin": 1.0}, "Expected margin to be a share of the memory from 0 up to 1, found 1.0"),
+        ({"init_val": 2.5}, "Expected init_val to be a whole number, found 2.5"),
+        ({"max_val": "a"}, "Expected max_val to be a whole number, found 'a'"),
         ({"steps_per_trial": 1}, "Expected steps_per_trial of at least 2 .* found 1"),
     ],
 )
@@ -186,6 +188,17 @@ def test_a_hook_that_does_not_read_the_attribute() -> None:
         Deaf(batch_size=8),
         init_val=64,
     )
+
+
+def test_an_attribute_that_cannot_be_set() -> None:
+    class Fixed(zoo.Mlp):
+        fixed = property(lambda self: 4)
+
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(zoo.Vectors(64), batch_size=self.fixed)
+
+    with pytest.raises(BatchSizeNotSettable, match=r"Expected Fixed.fixed to be an attribute that can be set"):
+        zoo.trainer(BatchSizeFinder(batch_arg_name="fixed")).fit(Fixed())
 
 
 class Stream(IterableDataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import lightning as L
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import bstuner
 from bstuner import BatchSizeFinder, FindResult
+from bstuner.errors import InvalidSetting
 
 LIMIT = 5 * zoo.MIB  # Wide trains at 256 under this limit, and not at 512
 
@@ -191,6 +193,70 @@ def test_find_for_an_evaluation() -> None:
     loader = DataLoader(zoo.Vectors(100), batch_size=2)
     result = bstuner.find(zoo.trainer(), zoo.Bare(), dataloaders=loader, method="predict")
     assert (result.batch_size, result.stage, result.limited_by, loader.batch_size) == (64, "predict", "dataset", 64)
+
+
+class LargeSamples(zoo.Vectors):
+    """Samples of 1 MiB each."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(2**18), torch.tensor(index % 10)
+
+
+class OnLargeSamples(zoo.Base):
+    dataset = LargeSamples
+
+    def build(self) -> torch.nn.Module:
+        return torch.nn.Linear(2**18, 10)
+
+
+def test_making_batches_does_not_count_as_the_memory_of_training() -> None:
+    # The weights, their gradient and Adam's moments take 40 MiB, a batch of 8 takes 8 MiB, and nothing else counts.
+    result = found(OnLargeSamples(batch_size=2), memory_limit="80MiB", max_val=8, trainer={"limit_train_batches": 1})
+    assert (result.batch_size, result.limited_by) == (8, "max_val")
+    peaks = {probe.batch_size: probe.peak_bytes for probe in result.probes if probe.peak_bytes is not None}
+    assert peaks[8] is not None
+    assert peaks[8] > peaks[2]  # type: ignore[operator]
+
+
+def test_user_code_sees_its_own_loaders_through_those_of_a_probe() -> None:
+    class Curious(Callback):
+        def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+            zoo.NOTES.append((len(trainer.train_dataloader.dataset), trainer.train_dataloader.batch_size))
+
+        def on_validation_start(self, trainer: L.Trainer, *_: Any) -> None:
+            if not trainer.sanity_checking:
+                zoo.NOTES.append(len(trainer.val_dataloaders.dataset))
+
+    found(zoo.Mlp(batch_size=4, length=256), Curious(), init_val=16, max_val=16, trainer={"num_sanity_val_steps": 0})
+    assert set(zoo.NOTES) == {(256, 16), (256, 4), 64}  # 4: a quarter of the answer, timed
+
+
+def test_samples_that_may_have_been_missed_are_told() -> None:
+    result = found(zoo.Transformer(length=5000), max_val=4, trainer={"limit_train_batches": 1})
+    assert result.warnings == (
+        "Samples differ in size, and 1,000 of 5,000 were looked at: if a larger one than 27 elements exists, "
+        "name it with probe_with.",
+    )
+
+
+def test_the_garbage_collector_is_left_as_it_was() -> None:
+    before = gc.get_freeze_count(), gc.isenabled()
+    found(zoo.Mlp(), max_val=8)
+    assert (gc.get_freeze_count(), gc.isenabled()) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "argument", "expected"),
+    [
+        ("fit", "dataloaders", "train_dataloaders= and val_dataloaders="),
+        ("validate", "train_dataloaders", "dataloaders="),
+        ("test", "val_dataloaders", "dataloaders="),
+    ],
+)
+def test_find_refuses_loaders_in_the_wrong_place(method: Any, argument: str, expected: str) -> None:
+    loader = DataLoader(zoo.Vectors(8))
+    with pytest.raises(InvalidSetting, match=f"Expected loaders for method='{method}' as {expected}"):
+        bstuner.find(zoo.trainer(), zoo.Mlp(), method=method, **{argument: loader})
 
 
 @pytest.mark.gpu

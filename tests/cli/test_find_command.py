@@ -109,6 +109,30 @@ def test_a_script_elsewhere_with_modules_and_files_beside_it(tmp_path: Path) -> 
     assert "never reached" not in done.stdout
 
 
+def test_a_script_that_catches_everything_and_goes_on_still_trains_nothing(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "train.py",
+        f"import sys; sys.path.insert(1, {str(EXAMPLES)!r})\n"
+        "import lightning as L\nfrom digits import Classifier, Digits\n"
+        "model, data = Classifier(), Digits(4)\ntrainer = L.Trainer(logger=False, enable_checkpointing=False)\n"
+        "try:\n    trainer.fit(model, data)\nexcept BaseException:\n    print('caught')\n"
+        "trainer.fit(model, data)\nprint('trained', trainer.global_step)\n",
+    )
+    done = bstuner("find", "--max_val", 8, "--output", "made/for/it", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "caught" in done.stdout
+    assert "trained" not in done.stdout
+    assert json.loads((tmp_path / "made/for/it/bstuner-result.json").read_text())["batch_size"] == 8
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_script_runs(tmp_path: Path) -> None:
+    script = write(tmp_path / "train.py", "print('ran')")
+    done = bstuner("find", "--output", script, script, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "bstuner: Expected --output to be a folder that can be written to, found" in done.stderr
+    assert "ran" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("script", "code", "message"),
     [

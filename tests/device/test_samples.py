@@ -166,7 +166,7 @@ class SizedStream(Stream):
 @pytest.mark.parametrize("stream", [Stream, SizedStream])
 def test_a_stream_is_read_from_its_start_up_to_the_bound(stream):
     found = largest_samples(stream([1] * 90 + [7, 50]), bound=91)
-    assert found == Samples(["x" * 7], scanned=91, total=None, elements=7)
+    assert found == Samples(["x" * 7], scanned=91, total=None, elements=7, missed=True)
 
 
 def test_a_dataset_that_can_be_indexed_but_not_measured_is_read_in_order():
@@ -210,3 +210,14 @@ def test_a_choice_that_names_no_sample_is_refused(dataset, probe_with, found):
     expected = r"^probe_with must be the index of a sample or a function from the dataset to a sample, "
     with pytest.raises(InvalidSetting, match=expected + found):
         pick_samples(dataset, probe_with)
+
+
+def test_samples_that_were_not_looked_at_may_be_larger_only_where_sizes_differ() -> None:
+    ragged = ["x" * (1 + index % 7) for index in range(200)]
+    assert largest_samples(ragged, bound=100).missed
+    assert not largest_samples(ragged, bound=200).missed
+    assert not largest_samples(["xx"] * 200, bound=100).missed
+
+
+def test_of_large_samples_fewer_are_kept() -> None:
+    assert [len(largest_samples([torch.ones(2**k)] * 9).items) for k in (10, 17, 18, 21)] == [8, 8, 4, 1]

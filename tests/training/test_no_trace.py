@@ -163,6 +163,41 @@ def test_find_alone_leaves_a_trainer_that_trains_as_if_nothing_had_been_searched
     assert_same(everything(*run(True)), everything(*run(False)))
 
 
+def test_lazy_layers_are_made_by_training_itself() -> None:
+    class Lazy(zoo.Mlp):
+        def build(self) -> torch.nn.Module:
+            return torch.nn.Sequential(torch.nn.LazyLinear(32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    found = train(BatchSizeFinder(max_val=64), lambda: (Lazy(batch_size=7), {}, []))
+    by_hand = train(None, lambda: (Lazy(batch_size=64), {}, []))
+    assert_same(everything(*found), everything(*by_hand))
+
+
+def test_compiled_layers_are_compiled_in_training_as_if_nothing_had_run_before() -> None:
+    compiled: list[int] = []
+
+    def count(graph: Any, _: Any) -> Any:
+        compiled.append(1)
+        return graph.forward
+
+    class Compiled(zoo.Mlp):
+        def build(self) -> torch.nn.Module:
+            return torch.compile(super().build(), backend=count)
+
+    def frames(finder: BatchSizeFinder | None, size: int) -> int:
+        torch.compiler.reset()
+        train(finder, lambda: (Compiled(batch_size=size), {}, []), limit_val_batches=0)
+        return len(compiled)
+
+    by_hand = frames(None, 64)
+    compiled.clear()
+    assert by_hand > 0
+    assert frames(BatchSizeFinder(max_val=64), 7) == by_hand
+
+
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_an_evaluation_equals_the_one_started_by_hand(stage: str) -> None:
     def run(finder: BatchSizeFinder | None, size: int) -> tuple[Any, L.LightningModule]:
