@@ -43,7 +43,7 @@ class BatchSizeFinder(OwnCallback):
     goes on exactly as if it had been started with that batch size by hand.
 
     Args:
-        mode: "power" for the largest power of two, "binsearch" for the largest integer.
+        mode: "power" for the largest power of two, "binsearch" for the largest integer (to about one in a thousand).
         steps_per_trial: optimizer steps per probe, at least 2: the first allocates the optimizer's state, the second
             shows the peak with that state in place.
         init_val: first batch size to probe. Not a floor: smaller ones are tried should it not fit.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import sys
 import time
 import warnings
@@ -27,6 +26,7 @@ from bstuner.training.constraints import (
     last_batch_trouble,
     refuse_contradictions,
 )
+from bstuner.training.garbage import short_collections
 from bstuner.training.probe import ProbeData, Prober
 from bstuner.training.state import FrozenFit
 
@@ -254,24 +254,10 @@ def verify_size(
 @contextlib.contextmanager
 def _open(trainer: Trainer, stage: str, settings: FindSettings, observer: Observer, fresh: bool) -> Iterator[_Search]:
     search = _Search(trainer, stage, settings, observer, fresh)
-    with _short_collections(), warnings.catch_warnings():
+    with short_collections(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the user's code says of a few made-up batches is noise
         try:
             search.open()
             yield search
         finally:
             search.close()
-
-
-@contextlib.contextmanager
-def _short_collections() -> Iterator[None]:
-    """Spare the garbage collections after each probe the walk through everything that was there before."""
-    frozen_by_user = gc.get_freeze_count() > 0
-    if not frozen_by_user:
-        gc.collect()
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if not frozen_by_user:
-            gc.unfreeze()
