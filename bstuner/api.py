@@ -42,7 +42,7 @@ def find(
         >>> from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
         >>> import bstuner
         >>> loader = torch.utils.data.DataLoader(RandomDataset(32, 64), batch_size=4)
-        >>> trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        >>> trainer = L.Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False)
         >>> result = bstuner.find(trainer, BoringModel(), loader, max_val=32, memory_limit="1GiB")
         >>> result.batch_size, result.limited_by, loader.batch_size
         (32, 'max_val', 32)

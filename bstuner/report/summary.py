@@ -47,7 +47,7 @@ def _fits(result: FindResult) -> str:
     if result.limited_by == "memory" and result.memory_slope is not None and result.memory_intercept is not None:
         needed = result.memory_intercept + result.memory_slope * 2 * result.batch_size
         beyond = f"; {2 * result.batch_size} would need {format_bytes(int(needed))}"
-    count = len(result.probes)
+    count = sum(probe.peak_bytes is not None or not probe.fits for probe in result.probes)  # not those only timed
     return f"{result.batch_size} per device ({measured}{beyond}) after {count} probes, {result.seconds:.1f} s"
 
 

@@ -156,7 +156,7 @@ def test_a_script_that_does_not_get_to_a_trainer(tmp_path: Path, script: str | N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["find"], "script"),
+        (["find"], "is required"),
         (["find", "--nope", "1", "x.py"], "--nope"),
         (["find", "--margin", "2", "x.py"], "Expected margin to be a share of the memory from 0 up to 1, found 2.0"),
         (["find", "--memory_limit", "lots", "x.py"], "memory_limit"),

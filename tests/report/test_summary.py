@@ -53,7 +53,7 @@ def lines(result: FindResult, width: int = 100) -> list[str]:
 def test_the_findings_line_by_line() -> None:
     assert lines(RESULT) == [
         "Device  NVIDIA H200, 140.0 GiB, 126.0 GiB usable (10% kept free)",
-        "Fits    1024 per device (64.0 GiB measured; 2048 would need 128.5 GiB) after 4 probes, 2.2 s",
+        "Fits    1024 per device (64.0 GiB measured; 2048 would need 128.5 GiB) after 3 probes, 2.2 s",
         "Was     32, as Digits.batch_size",
         "Knee    256: 95% of the throughput of 1024",
         "Limit   memory",
