@@ -67,10 +67,10 @@ class BatchSizeSearch:
 
     Where peaks follow `max(flat, intercept + slope * size)` within 1.88 %, and no size fits above one that does
     not, `best` is the largest power of two that fits; within 2 % too, unless three peaks stray by more than
-    1.88 % at once, each in the worst direction: then `best` may be half of it. In mode "binsearch" it is the largest integer where
-    they follow to the byte, and a few percent below it at worst where they stray. Whatever the peaks, the search
-    ends, never asks a size twice or above one that failed, and `best` has run and fitted. As no sample takes
-    less than a byte, no size above the capacity in bytes is asked.
+    1.88 % at once, each in the worst direction: then `best` may be half of it. In mode "binsearch" it is the
+    largest integer where they follow to the byte, and a few percent below it at worst where they stray.
+    Whatever the peaks, the search ends, never asks a size twice or above one that failed, and `best` has run
+    and fitted. As no sample takes less than a byte, no size above the capacity in bytes is asked.
 
     Args:
         capacity: Memory of the device, in bytes.
