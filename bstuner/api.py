@@ -93,5 +93,5 @@ def find(
     if finder.result is None:
         raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
     model.trainer = trainer
-    finder.apply()
+    finder.apply(trainer)
     return finder.result

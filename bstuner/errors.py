@@ -8,7 +8,11 @@ BstunerError
 ├── EmptyDataset            there is no sample to probe with
 ├── NoStepTaken             the model ran, but its optimizer never stepped
 ├── SettingRefused          a Trainer setting contradicts the batch size that was found
-├── UnsupportedStrategy     the Trainer's strategy is not supported yet
+├── LayoutImpossible        no micro-batch and accumulation make the global batch size that is wanted
+├── UnsupportedStrategy     the Trainer, or its strategy, is of a kind that is not supported
+├── PeerError               another process of the run failed, for a reason that is not memory
+├── PeerLost                another process of the run ended, or no longer answers
+├── PeersDiverged           the processes of the run do not run the same steps
 └── ScriptError             a script run by the command line did not do what the command needs
 """
 
@@ -19,8 +23,12 @@ __all__ = [
     "BstunerError",
     "EmptyDataset",
     "InvalidSetting",
+    "LayoutImpossible",
     "NoStepTaken",
     "NothingFits",
+    "PeerError",
+    "PeerLost",
+    "PeersDiverged",
     "ScriptError",
     "SettingRefused",
     "StoredSizeTooLarge",
@@ -60,8 +68,24 @@ class SettingRefused(BstunerError):
     """A setting of the Trainer contradicts the batch size that was found."""
 
 
+class LayoutImpossible(BstunerError):
+    """No micro-batch and accumulation make the global batch size that is wanted."""
+
+
 class UnsupportedStrategy(BstunerError):
-    """The Trainer's strategy is not supported yet."""
+    """The Trainer, or its strategy, is of a kind that is not supported."""
+
+
+class PeerError(BstunerError):
+    """Another process of the run failed, for a reason that is not memory."""
+
+
+class PeerLost(BstunerError):
+    """Another process of the run ended, or no longer answers."""
+
+
+class PeersDiverged(BstunerError):
+    """The processes of the run do not run the same steps."""
 
 
 class ScriptError(BstunerError):

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from bstuner.callbacks.mailbox import Mailbox
 from bstuner.core.result import FindResult
-from bstuner.device.limit import format_bytes, parse_bytes
-from bstuner.device.memory import memory_of
-from bstuner.errors import InvalidSetting, StoredSizeTooLarge, UnsupportedStrategy
+from bstuner.device.limit import parse_bytes
+from bstuner.errors import InvalidSetting
 from bstuner.report.live import SearchDisplay, shows_progress
 from bstuner.training._lightning import (
+    begin_epoch_anew,
     end_run_early,
     forget_loaders,
-    loaders_come_from_hooks,
-    request_loaders,
     restart_evaluation,
+    spawns_processes,
 )
-from bstuner.training.batching import Batching, locate_batching
-from bstuner.training.find import FindSettings, find_largest, verify_size
+from bstuner.training.find import find_largest
+from bstuner.training.placement import Placement
 from bstuner.training.rehearsal import OwnCallback
+from bstuner.training.resume import answers, take_up, to_save
+from bstuner.training.session import FindSettings, passed_loaders
 from bstuner.training.state import FrozenStart, before_optimizers_exist
+from bstuner.training.strategy import refuse_unsupported
 
 __all__ = ["BatchSizeFinder"]
 
@@ -56,12 +59,14 @@ class BatchSizeFinder(OwnCallback):
             memory. On the CPU the limit counts the bytes of live tensors.
         probe_with: the sample to probe with: an index into the training dataset, or a function of the dataset that
             returns a sample. None to scan the dataset for its largest sample.
+        global_batch_size: samples per optimizer step over all processes, met exactly: by the largest batch per device
+            that fits and divides it, and accumulation. None to leave the Trainer's accumulation as it is.
+        validation: also find the largest batch of the validation loaders of a fit. False to leave them at their own,
+            or where one attribute drives both, at the training batch size; they are checked to fit.
+        milestones: epochs, counted from 0, at whose start to search again; for example where layers unfreeze.
 
     Attributes:
-        result: what was found, a `bstuner.FindResult`; None before the search, and after a fit that was resumed from
-            a checkpoint that holds the answer.
         search_only: end the run after the search instead of going on with it.
-        optimal_batch_size: the answer, by the name that Lightning's finder gives it.
 
     Raises:
         InvalidSetting: an argument is out of range or unreadable.
@@ -79,12 +84,19 @@ class BatchSizeFinder(OwnCallback):
         margin: float = 0.1,
         memory_limit: int | str | None = None,
         probe_with: int | Callable[[Any], Any] | None = None,
+        global_batch_size: int | None = None,
+        validation: bool = False,
+        milestones: Sequence[int] = (),
     ) -> None:
         if mode not in ("power", "binsearch"):
             raise InvalidSetting(f"Expected mode to be 'power' or 'binsearch', found {mode!r}.")
-        for name, value in (("steps_per_trial", steps_per_trial), ("init_val", init_val), ("max_val", max_val)):
-            if not isinstance(value, int) and not (name == "max_val" and value is None):
+        whole = {"steps_per_trial": steps_per_trial, "init_val": init_val}
+        optional = {"max_val": max_val, "global_batch_size": global_batch_size}
+        for name, value in {**whole, **optional}.items():
+            if not isinstance(value, int) and not (name in optional and value is None):
                 raise InvalidSetting(f"Expected {name} to be a whole number, found {value!r}.")
+        if global_batch_size is not None and global_batch_size < 1:
+            raise InvalidSetting(f"Expected global_batch_size of at least 1, found {global_batch_size}.")
         if steps_per_trial < 2:
             raise InvalidSetting(
                 f"Expected steps_per_trial of at least 2 (the first step allocates the optimizer's state, the second "
@@ -108,29 +120,42 @@ class BatchSizeFinder(OwnCallback):
             margin=margin,
             memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
             probe_with=probe_with,
+            global_batch_size=global_batch_size,
+            validation=validation,
         )
-        self.result: FindResult | None = None
+        self.milestones = _epochs(milestones)
         self.search_only = False
-        self.optimal_batch_size: int | None = None
-        self._batching: Batching | None = None
+        self._result: FindResult | None = None
+        self._mailbox = Mailbox()
+        self._placement: Placement | None = None
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._start: FrozenStart | None = None
         self._cancel: Callable[[], None] = _nothing
 
+    @property
+    def result(self) -> FindResult | None:
+        """What was found; None before the search, and after a fit that took its answer from a checkpoint."""
+        if self._result is None:
+            self._result = self._mailbox.take()  # of a search in a process that Lightning has spawned
+        return self._result
+
+    @property
+    def optimal_batch_size(self) -> int | None:
+        """The answer, by the name that Lightning's finder gives it."""
+        if self._placement is not None:
+            return self._placement.micro
+        return None if self.result is None else self.result.batch_size
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
-        if trainer.world_size > 1:
-            raise UnsupportedStrategy(
-                f"Expected one process, found a world of {trainer.world_size} "
-                f"({type(trainer.strategy).__name__}). Search with devices=1 and train with the size found."
-            )
+        refuse_unsupported(trainer)
         self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
         # First, so that the other callbacks' on_fit_start comes after the search, as without one.
         trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
 
         def remember() -> None:
-            self._start = FrozenStart(trainer, _passed_loaders(trainer, stage))
+            self._start = FrozenStart(trainer, passed_loaders(trainer, stage))
 
         self._cancel = before_optimizers_exist(trainer, remember)
 
@@ -161,37 +186,47 @@ class BatchSizeFinder(OwnCallback):
         fresh = stage == "fit" and start is not None
         with SearchDisplay(enabled=shows_progress(trainer)) as display:
             try:
-                if stage == "fit" and self._resumed:
-                    self._batching = self._verify_resumed(trainer, display, fresh)
-                    self.optimal_batch_size = self._resumed["batch_size"]
-                else:
-                    self.result, self._batching = find_largest(trainer, stage, self.settings, display, fresh=fresh)
-                    self.optimal_batch_size = self.result.batch_size
-                    display.show(self.result)
+                self._answer(trainer, stage, display, fresh)
             except KeyboardInterrupt:
                 display.show_interrupted()
                 # Not passed on as it is: Lightning would exit with 1 and hide that the user asked for it.
                 raise SystemExit(EXIT_INTERRUPTED) from None
-        if stage == "fit":
-            self._saved = self._resumed or _to_save(self.result)  # type: ignore[arg-type]  # found just now
         if start is not None:
             start.restore()
         if self.search_only:
-            end_run_early()
-        self.apply()
+            end_run_early(trainer)
+            return
+        self.apply(trainer)
         if stage != "fit":
             restart_evaluation(trainer, stage)
-            return
-        forget_loaders(trainer)
-        if fresh:
+        elif fresh:
+            forget_loaders(trainer)
             trainer.strategy.setup_optimizers(trainer)
         else:
-            trainer.fit_loop.setup_data()
+            begin_epoch_anew(trainer)
 
-    def apply(self) -> None:
-        """Put the answer in place: write the attribute that holds the batch size, or change the loaders."""
-        if self._batching is not None and self.optimal_batch_size is not None:
-            self._batching.apply(self.optimal_batch_size)
+    def _answer(self, trainer: Trainer, stage: str, display: SearchDisplay, fresh: bool) -> None:
+        if stage == "fit" and fresh and answers(self._resumed, self.settings, trainer.world_size):
+            self._saved = self._resumed
+            self._placement = take_up(trainer, self.settings, display, self._saved, fresh=fresh)
+            return
+        self._result, self._placement = find_largest(trainer, stage, self.settings, display, fresh=fresh)
+        display.show(self._result)
+        if stage == "fit":
+            self._saved = to_save(self._result, self._placement, trainer.current_epoch)
+        if trainer.is_global_zero and spawns_processes(trainer):
+            self._mailbox.post(self._result)
+
+    def apply(self, trainer: Trainer) -> None:
+        """Put the answer in place: the batch size where it lives, and the accumulation that goes with it."""
+        if self._placement is not None:
+            self._placement.apply(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Search again at a milestone, before the epoch's first batch."""
+        epoch = trainer.current_epoch
+        if epoch in self.milestones and epoch != self._saved.get("epoch"):
+            self.scale_batch_size(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a search is one in the middle of a fit: the optimizers exist and stay."""
@@ -206,23 +241,6 @@ class BatchSizeFinder(OwnCallback):
         self._cancel()
         self._start = None
 
-    def _verify_resumed(self, trainer: Trainer, display: SearchDisplay, fresh: bool) -> Batching:
-        """Take the checkpoint's answer; on another or a smaller device only after it has run there."""
-        size, device, capacity = (self._resumed[key] for key in ("batch_size", "device", "capacity_bytes"))
-        weights = trainer.lightning_module.parameters()
-        memory = memory_of(trainer.strategy.root_device, self.settings.memory_limit, weights)
-        if memory.label == device and memory.capacity >= capacity:
-            return locate_batching(trainer, "train", self.settings.batch_arg_name)
-        probe, batching = verify_size(trainer, "fit", self.settings, display, size, fresh=fresh)
-        if not probe.fits:
-            raise StoredSizeTooLarge(
-                f"Expected the checkpoint's batch size, {size} (found on {device} with {format_bytes(capacity)}), to "
-                f"fit {memory.label} with {format_bytes(memory.capacity)}: {probe.reason}. Resume on a device of the "
-                f"first size, or take BatchSizeFinder out of the callbacks and keep the same {size} samples per step "
-                f"with a batch size of {max(1, size // 2)} and accumulate_grad_batches doubled."
-            )
-        return batching
-
     def state_dict(self) -> dict[str, Any]:
         """The answer, for the checkpoint."""
         return dict(self._saved)
@@ -236,11 +254,8 @@ def _nothing() -> None:
     """No arrangement to take back yet."""
 
 
-def _to_save(result: FindResult) -> dict[str, Any]:
-    return {"batch_size": result.batch_size, "device": result.device, "capacity_bytes": result.capacity_bytes}
-
-
-def _passed_loaders(trainer: Trainer, stage: str) -> list[Any]:
-    """Loaders the user passed to the Trainer: building optimizers may start their workers."""
-    roles = ("train", "val") if stage == "fit" else (stage,)
-    return [request_loaders(trainer, role) for role in roles if not loaders_come_from_hooks(trainer, role)]
+def _epochs(milestones: Sequence[int]) -> tuple[int, ...]:
+    epochs = tuple(milestones) if isinstance(milestones, Sequence) else (milestones,)
+    if any(not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0 for epoch in epochs):
+        raise InvalidSetting(f"Expected milestones to be epochs, whole numbers counted from 0, found {milestones!r}.")
+    return epochs

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from bstuner.core.layout import BatchLayout
 
 __all__ = ["FindResult", "LimitedBy", "Probe"]
 
-LimitedBy = Literal["memory", "dataset", "max_val"]
+LimitedBy = Literal["memory", "dataset", "max_val", "global_batch_size"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class FindResult:
     Args:
         batch_size: the answer: samples per device and forward pass.
         probes: every size that was run, in order.
-        limited_by: what kept the answer from being larger: the memory, the dataset or `max_val`.
+        limited_by: what kept the answer from being larger: the memory, the dataset, `max_val`, or the global batch size
+            that was wanted.
         capacity_bytes: bytes this process could use: the device's, or `memory_limit`.
         usable_bytes: the part of the capacity a batch may take, after the margin.
         device: the device's name.
@@ -63,8 +66,10 @@ class FindResult:
         seconds: how long the search took.
         holder: where the batch size lives, for example "Digits.batch_size".
         reference_batch_size: what the user's code asked for; None where it asked for none.
-        accumulate_grad_batches: as the Trainer has it.
+        accumulate_grad_batches: batches per optimizer step, as the Trainer has it, or as a global batch needs it.
         world_size: number of processes that train together.
+        validation_batch_size: the answer for the validation loaders, where it was asked for.
+        validation_probes: every validation batch size that was run, in order.
         lr: the learning rate of the first parameter group, left as it was; None without an optimizer.
         memory_intercept: bytes at batch size 0 on the fitted memory line; None where too little was measured.
         memory_slope: bytes per sample on that line.
@@ -89,6 +94,8 @@ class FindResult:
     reference_batch_size: int | None = None
     accumulate_grad_batches: int = 1
     world_size: int = 1
+    validation_batch_size: int | None = None
+    validation_probes: tuple[Probe, ...] = ()
     lr: float | None = None
     memory_intercept: float | None = None
     memory_slope: float | None = None
@@ -101,7 +108,7 @@ class FindResult:
     @property
     def global_batch_size(self) -> int:
         """Samples per optimizer step: micro-batch size x accumulation x world size."""
-        return self.batch_size * self.accumulate_grad_batches * self.world_size
+        return BatchLayout(self.batch_size, self.accumulate_grad_batches, self.world_size).global_batch_size
 
     @property
     def throughput(self) -> dict[int, float]:
@@ -123,6 +130,7 @@ class FindResult:
             "batch_size": self.batch_size,
             "accumulate_grad_batches": self.accumulate_grad_batches,
             "global_batch_size": self.global_batch_size,
+            "validation_batch_size": self.validation_batch_size,
             "lr": self.lr,
             "limited_by": self.limited_by,
             "holder": self.holder,
@@ -135,16 +143,8 @@ class FindResult:
             "memory_line": line,
             "throughput": {str(size): rate for size, rate in self.throughput.items()},
             "knee": self.knee,
-            "probes": [
-                {
-                    "batch_size": p.batch_size,
-                    "peak_bytes": p.peak_bytes,
-                    "seconds": p.seconds,
-                    "fits": p.fits,
-                    "reason": p.reason,
-                }
-                for p in self.probes
-            ],
+            "probes": [asdict(probe) for probe in self.probes],
+            "validation_probes": [asdict(probe) for probe in self.validation_probes],
             "scanned_samples": self.scanned,
             "dataset_size": self.dataset_size,
             "changed_settings": list(self.changed_settings),

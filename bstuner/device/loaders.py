@@ -11,6 +11,7 @@ from bstuner.errors import BatchSizeNotSettable
 
 __all__ = [
     "batch_size_of",
+    "cuts_batches",
     "drops_last",
     "largest_useful_batch",
     "last_batch_of_one",
@@ -26,15 +27,15 @@ def batch_size_of(loader: object) -> int:
     4
 
     Args:
-        loader: A `torch.utils.data.DataLoader`. With a batch sampler of the user's, that sampler needs an
-            integer attribute `batch_size`.
+        loader: A `torch.utils.data.DataLoader`, or any loader with an integer attribute `batch_size`. With a
+            batch sampler of the user's, that sampler needs such an attribute.
 
     Raises:
-        BatchSizeNotSettable: It is no `DataLoader`, or it has no batch size.
+        BatchSizeNotSettable: It has no batch size.
     """
-    size = getattr(_batch_sampler(loader), "batch_size", None)
+    size = getattr(_holder(loader), "batch_size", None)
     if isinstance(size, bool) or not isinstance(size, int):
-        raise _not_settable(_batch_sampler(loader), size)
+        raise _not_settable(_holder(loader), size)
     return size
 
 
@@ -46,37 +47,51 @@ def set_batch_size(loader: object, size: int) -> None:
     >>> len(loader), [len(batch) for batch in loader]
     (2, [5, 5])
 
-    A batch sampler of the user's is only told the size: one that cuts its batches when it is built must cut
-    them again when `batch_size` is set.
+    A batch sampler or a loader of the user's is only told the size: one that cuts its batches when it is
+    built must cut them again when `batch_size` is set.
 
     Args:
         loader: As for `batch_size_of`.
         size: Samples per batch.
 
     Raises:
-        BatchSizeNotSettable: It is no `DataLoader`, or it has no batch size, or that is read-only.
+        BatchSizeNotSettable: It has no batch size, or that is read-only.
     """
     batch_size_of(loader)
-    sampler = _batch_sampler(loader)
+    holder = _holder(loader)
     try:
-        sampler.batch_size = size
+        holder.batch_size = size
     except AttributeError as error:
-        raise _not_settable(sampler, "a read-only value") from error
+        raise _not_settable(holder, "a read-only value") from error
     # DataLoader keeps the size twice and refuses to set it once it is built. With a batch sampler of the
     # user's, its own copy is None and has to stay so.
-    if vars(loader)["batch_size"] is not None:
+    if isinstance(loader, DataLoader) and vars(loader)["batch_size"] is not None:
         vars(loader)["batch_size"] = size
 
 
-def num_samples(loader: DataLoader[Any]) -> int | None:
+def cuts_batches(loader: object) -> bool:
+    """Whether a loader puts single samples of a dataset together, so that a batch of any samples can be made.
+
+    >>> cuts_batches(DataLoader(range(10), batch_size=4)), cuts_batches(DataLoader(range(10), batch_size=None))
+    (True, False)
+
+    Args:
+        loader: Anything that yields batches.
+    """
+    return isinstance(loader, DataLoader) and loader.batch_sampler is not None
+
+
+def num_samples(loader: Any) -> int | None:
     """Count the samples a loader draws in one epoch on this process, or None where that is unknown.
 
     >>> num_samples(DataLoader(range(10), batch_size=4))
     10
 
     Args:
-        loader: A `torch.utils.data.DataLoader`.
+        loader: Anything that yields batches; only a `DataLoader` that cuts them itself tells its samples.
     """
+    if not cuts_batches(loader):
+        return None
     if isinstance(loader.dataset, IterableDataset):
         source: Any = loader.dataset
     elif _has_own_batch_sampler(loader):
@@ -89,16 +104,17 @@ def num_samples(loader: DataLoader[Any]) -> int | None:
         return None
 
 
-def drops_last(loader: DataLoader[Any]) -> bool:
+def drops_last(loader: Any) -> bool:
     """Whether a loader leaves out a last batch that is not full.
 
     >>> drops_last(DataLoader(range(10), batch_size=4, drop_last=True))
     True
 
     Args:
-        loader: A `torch.utils.data.DataLoader`.
+        loader: Anything that yields batches.
     """
-    return bool(getattr(loader.batch_sampler, "drop_last", loader.drop_last))
+    own = getattr(loader, "drop_last", False)
+    return bool(getattr(getattr(loader, "batch_sampler", None), "drop_last", own))
 
 
 def largest_useful_batch(samples: int, drop_last: bool, limit_batches: int | float) -> int:
@@ -146,12 +162,16 @@ def _has_own_batch_sampler(loader: DataLoader[Any]) -> bool:
     return loader.batch_size is None and loader.batch_sampler is not None
 
 
-def _batch_sampler(loader: object) -> Any:
+def _holder(loader: object) -> Any:
+    """The object whose `batch_size` a loader follows."""
     if not isinstance(loader, DataLoader):
+        if hasattr(loader, "batch_size"):
+            return loader
         raise BatchSizeNotSettable(
-            f"The batch size can be changed on a torch.utils.data.DataLoader, but the loader is a "
-            f"{type(loader).__qualname__}. Give the LightningModule or LightningDataModule that builds it an "
-            f"attribute `batch_size`, and build the loader from that."
+            f"Expected a loader whose batch size can be changed (a torch.utils.data.DataLoader, or one with an "
+            f"integer attribute `batch_size`), found a {type(loader).__qualname__}. Give it such an attribute and "
+            f"read it whenever batches are made, or give the LightningModule or LightningDataModule that builds it "
+            f"an attribute `batch_size`, and build the loader from that."
         )
     if loader.batch_sampler is None:
         raise BatchSizeNotSettable(
@@ -162,9 +182,8 @@ def _batch_sampler(loader: object) -> Any:
     return loader.batch_sampler
 
 
-def _not_settable(sampler: object, found: object) -> BatchSizeNotSettable:
+def _not_settable(holder: object, found: object) -> BatchSizeNotSettable:
     return BatchSizeNotSettable(
-        f"The DataLoader's batch sampler {type(sampler).__qualname__} must have an integer attribute "
-        f"`batch_size` that can be set, but it has {found!r}. Add it, and read it whenever batches "
-        f"are made."
+        f"The loader's {type(holder).__qualname__} must have an integer attribute `batch_size` that can be set, "
+        f"but it has {found!r}. Add it, and read it whenever batches are made."
     )

@@ -85,14 +85,15 @@ class CpuMemory(DeviceMemory):
     Args:
         limit: The most bytes of tensors, or None for what the host has.
         resident: Tensors whose memory is taken already but may be used: it adds to what is free.
+        sharers: How many processes, this one included, share what is free.
     """
 
     label = "CPU (host memory)"
     slows_steps = True
 
-    def __init__(self, limit: int | None = None, resident: Iterable[Tensor] = ()) -> None:
+    def __init__(self, limit: int | None = None, resident: Iterable[Tensor] = (), sharers: int = 1) -> None:
         """Find the capacity."""
-        self.capacity = _stricter(available_host_memory() + self.allocated(resident), limit)
+        self.capacity = _stricter(available_host_memory() // sharers + self.allocated(resident), limit)
 
     @contextmanager
     def measure(self, resident: Iterable[Tensor]) -> Iterator[MemoryReading]:
@@ -116,15 +117,16 @@ class CudaMemory(DeviceMemory):
     Args:
         device: The GPU; without an index, the current one.
         limit: The most bytes torch may reserve there, or None for what is free.
+        sharers: How many processes, this one included, share what is free.
     """
 
-    def __init__(self, device: torch.device, limit: int | None = None) -> None:
+    def __init__(self, device: torch.device, limit: int | None = None, sharers: int = 1) -> None:
         """Find the capacity."""
         self._device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         self._limit = limit
         self.label = torch.cuda.get_device_name(self._device)
         free, self._total = torch.cuda.mem_get_info(self._device)
-        self.capacity = _stricter(free + torch.cuda.memory_reserved(self._device), limit)
+        self.capacity = _stricter(free // sharers + torch.cuda.memory_reserved(self._device), limit)
         self.capacity = _stricter(self.capacity, int(self._fraction() * self._total))
 
     @contextmanager
@@ -175,15 +177,16 @@ class MpsMemory(DeviceMemory):
 
     Args:
         limit: The most bytes torch may allocate there, or None for what is free.
+        sharers: How many processes, this one included, share what is free.
     """
 
     label = "Apple MPS"
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, sharers: int = 1) -> None:
         """Find the capacity."""
         self._limit = limit
         self._recommended = torch.mps.recommended_max_memory()
-        free = psutil.virtual_memory().available + torch.mps.driver_allocated_memory()
+        free = psutil.virtual_memory().available // sharers + torch.mps.driver_allocated_memory()
         self.capacity = _stricter(min(self._recommended, free), limit)
 
     @contextmanager
@@ -217,7 +220,9 @@ class MpsMemory(DeviceMemory):
         return torch.mps.current_allocated_memory()
 
 
-def memory_of(device: torch.device, limit: int | None = None, resident: Iterable[Tensor] = ()) -> DeviceMemory:
+def memory_of(
+    device: torch.device, limit: int | None = None, resident: Iterable[Tensor] = (), sharers: int = 1
+) -> DeviceMemory:
     """Find the memory of a device.
 
     >>> memory_of(torch.device("cpu"), limit=10**6).capacity
@@ -227,16 +232,17 @@ def memory_of(device: torch.device, limit: int | None = None, resident: Iterable
         device: The device.
         limit: The most bytes to use of it, or None for all that is free.
         resident: The tensors already on it; only the CPU needs to be told.
+        sharers: How many processes, this one included, share what is free of it.
 
     Raises:
         InvalidSetting: No memory is known for this type of device.
     """
     if device.type == "cpu":
-        return CpuMemory(limit, resident)
+        return CpuMemory(limit, resident, sharers)
     if device.type == "cuda":
-        return CudaMemory(device, limit)
+        return CudaMemory(device, limit, sharers)
     if device.type == "mps":
-        return MpsMemory(limit)
+        return MpsMemory(limit, sharers)
     raise InvalidSetting(
         f"The device must be cuda (also ROCm), mps or cpu, whose memory can be measured, "
         f"but it is {device.type!r}. Run on one of those, or set the batch size by hand."

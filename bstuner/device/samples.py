@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Set
-from itertools import islice
+from itertools import cycle, islice
 from types import ModuleType
 from typing import Any
 
@@ -15,12 +15,15 @@ from torch.utils.data import IterableDataset
 from bstuner.device.probe_batches import ProbeBatches
 from bstuner.errors import EmptyDataset, InvalidSetting
 
-__all__ = ["ProbeBatches", "Samples", "largest_samples", "pick_samples", "sample_elements"]
+__all__ = ["ProbeBatches", "Samples", "largest_samples", "pick_samples", "sample_elements", "worst_batches"]
 
 # The samples that are kept hold so many elements together, unless a single one holds more.
 _KEPT_ELEMENTS = 2**20
 # So many samples of one size, spread over the whole dataset, and the rest is taken to be of that size too.
 _ENOUGH = 64
+# The most samples kept for being the longest in one direction, out of as many directions as samples may have.
+_KEPT_EXTREMES = 4
+_MOST_DIRECTIONS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +31,12 @@ class Samples:
     """Samples to probe with, and how they were found.
 
     Attributes:
-        items: The samples, all of the same number of elements.
+        items: The largest samples, all of the same number of elements.
         scanned: How many samples were looked at.
         total: How many there are in the dataset, or None where it does not say.
         elements: The elements in each of `items`; see `sample_elements`.
         missed: Whether larger ones may have been missed: sizes differ, and not all were looked at.
+        extremes: Samples that are smaller than `items` but longer in one direction: a wide image, a long label.
     """
 
     items: list[Any]
@@ -40,6 +44,7 @@ class Samples:
     total: int | None
     elements: int
     missed: bool = False
+    extremes: list[Any] = dataclasses.field(default_factory=list)
 
 
 def sample_elements(sample: Any) -> int:
@@ -66,24 +71,47 @@ def _elements(value: Any, parents: set[int]) -> int:
         return len(value)
     if isinstance(value, (int, float, complex, np.generic)):
         return 1
-    if callable(getattr(value, "getbands", None)):  # a PIL image, without importing PIL
+    if _is_image(value):
         return int(value.width * value.height * len(value.getbands()))
     if id(value) in parents:
         return 0
-    parts = _parts(value)
-    return sum(_elements(part, parents | {id(value)}) for part in parts)
+    return sum(_elements(part, parents | {id(value)}) for _, part in _parts(value))
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _extents(value: Any, path: tuple[Any, ...] = (), parents: frozenset[int] = frozenset()) -> dict[Any, int]:
+    """How far a sample extends in each direction that a `collate_fn` may pad: the sides of its arrays, its lengths."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return {(*path, side): int(length) for side, length in enumerate(value.shape)}
+    if isinstance(value, (str, bytes, bytearray)):
+        return {path: len(value)}
+    if _is_image(value):
+        return {(*path, "width"): int(value.width), (*path, "height"): int(value.height)}
+    if value is None or isinstance(value, (int, float, complex, np.generic)) or id(value) in parents:
+        return {}
+    found = {path: len(value)} if isinstance(value, (list, Set)) else {}
+    for name, part in _parts(value):
+        for direction, length in _extents(part, (*path, name), parents | {id(value)}).items():
+            found[direction] = max(length, found.get(direction, 0))
+    return found
+
+
+def _is_image(value: Any) -> bool:
+    return callable(getattr(value, "getbands", None))  # PIL's, without importing PIL
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    """What a value holds, each by its name; the items of a list have one name together."""
     if isinstance(value, Mapping):
-        return value.values()
-    if isinstance(value, (list, tuple, Set)):
-        return value
+        return value.items()
+    if isinstance(value, tuple):
+        return enumerate(value)
+    if isinstance(value, (list, Set)):
+        return (("items", item) for item in value)
     if isinstance(value, (type, ModuleType)) or callable(value):
         return ()  # code, not data
-    fields = list(getattr(value, "__dict__", {}).values())
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    return fields + [getattr(value, name, None) for name in slots if not name.startswith("__")]
+    slotted = [(name, getattr(value, name, None)) for name in slots if not name.startswith("__")]
+    return [*getattr(value, "__dict__", {}).items(), *slotted]
 
 
 def largest_samples(
@@ -122,19 +150,26 @@ def largest_samples(
         scan = (dataset[index] for index in order)
         planned = len(order)
     items: list[Any] = []
-    sizes: set[int] = set()
+    kinds: set[Any] = set()
+    longest: dict[Any, tuple[int, Any]] = {}
     largest, scanned = -1, 0
     for sample in scan:
         scanned += 1
-        elements = sample_elements(sample)
-        sizes.add(elements)
+        elements, extents = sample_elements(sample), _extents(sample)
+        kinds.add((elements, *extents.items()))
+        for direction, length in extents.items():
+            if direction in longest:
+                if length > longest[direction][0]:
+                    longest[direction] = length, sample
+            elif len(longest) < _MOST_DIRECTIONS:
+                longest[direction] = length, sample
         if elements > largest:
             largest, items = elements, []
         if elements == largest and len(items) < keep:
             items.append(sample)
         if progress is not None:
             progress(scanned, planned)
-        if total is not None and scanned == _ENOUGH and len(sizes) == 1:
+        if total is not None and scanned == _ENOUGH and len(kinds) == 1:
             break
     if not items:
         raise EmptyDataset(
@@ -142,8 +177,51 @@ def largest_samples(
             f"is empty. Check the path or the filter it was built with."
         )
     kept = max(1, min(keep, _KEPT_ELEMENTS // max(1, largest)))
-    missed = len(sizes) > 1 and (scanned == bound if total is None else scanned < total)
-    return Samples(items[:kept], scanned, total, largest, missed)
+    missed = len(kinds) > 1 and (scanned == bound if total is None else scanned < total)
+    return Samples(items[:kept], scanned, total, largest, missed, _extremes(items[:kept], longest))
+
+
+def _extremes(items: list[Any], longest: dict[Any, tuple[int, Any]]) -> list[Any]:
+    """Few of the samples that are longer in some direction than any of `items`, together in all such directions."""
+    reached: dict[Any, int] = {}
+    found: list[Any] = []
+    for sample in items:
+        reached.update({way: max(length, reached.get(way, 0)) for way, length in _extents(sample).items()})
+    for direction, (length, sample) in longest.items():
+        if length > reached.get(direction, 0) and len(found) < _KEPT_EXTREMES:
+            found.append(sample)
+            reached.update({way: max(length, reached.get(way, 0)) for way, length in _extents(sample).items()})
+    return found
+
+
+def worst_batches(samples: Samples, collate_fn: Callable[[list[Any]], Any]) -> ProbeBatches:
+    """Batches of the largest samples; of these and of the longest in each direction, where padding makes that more.
+
+    >>> def pad(images):
+    ...     height, width = (max(image.shape[side] for image in images) for side in (0, 1))
+    ...     return np.zeros((len(images), height, width))
+    >>> images = [np.zeros(shape) for shape in [(5, 5), (2, 9), (9, 2)]]
+    >>> worst_batches(largest_samples(images), pad).make(7).shape
+    (7, 9, 9)
+    >>> [image.shape for image in worst_batches(largest_samples(images), list).make(2)]
+    [(5, 5), (5, 5)]
+
+    Args:
+        samples: The samples found.
+        collate_fn: The loader's `collate_fn`.
+    """
+    largest = ProbeBatches(samples.items, collate_fn)
+    if not samples.extremes:
+        return largest
+    # The extremes come first, so that a small batch holds them too.
+    mixture = [*samples.extremes, *islice(cycle(samples.items), max(len(samples.items), len(samples.extremes)))]
+    try:
+        mixed = ProbeBatches(mixture, collate_fn)
+        if sample_elements(mixed.make(len(mixture))) > sample_elements(largest.make(len(mixture))):
+            return mixed
+    except Exception:  # the user's code has never seen these samples together, and may refuse to
+        return largest
+    return largest
 
 
 def pick_samples(dataset: Any, probe_with: int | Callable[[Any], Any]) -> Samples:

@@ -58,15 +58,15 @@ class SearchDisplay:
         """Samples are being looked at."""
         self._update(f"Looking for the largest sample: {done:,} of {total:,}", done, total)
 
-    def probing(self, size: int) -> None:
+    def probing(self, size: int, of: str) -> None:
         """A size is about to run."""
         found = f", {self._best.batch_size} fits" if self._best else ""
-        self._update(f"Probing batch size {size}{found}")
+        self._update(f"Probing {of} {size}{found}")
 
-    def probed(self, probe: Probe) -> None:
+    def probed(self, probe: Probe, of: str) -> None:
         """A size has run."""
         self._count += 1
-        if probe.fits and (self._best is None or probe.batch_size > self._best.batch_size):
+        if of == "batch size" and probe.fits and (self._best is None or probe.batch_size > self._best.batch_size):
             self._best = probe
 
     def show(self, result: FindResult) -> None:

@@ -7,29 +7,43 @@ user's stay aside untouched, so there is no progress, no metric and no loader st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from lightning.pytorch.trainer.connectors.data_connector import _request_dataloader
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import _TunerExitException
+
+from bstuner.device.loaders import set_batch_size
 
 __all__ = [
     "EVALUATION_LOOPS",
+    "begin_epoch_anew",
     "checkpoint_steps",
+    "combination_mode",
     "end_run_early",
     "forget_loaders",
+    "has_communication_hook",
+    "hook_of",
     "install_evaluation_loop",
     "install_fit_loop",
     "loaders_come_from_hooks",
+    "prepared_loader",
     "request_loaders",
+    "resize_when_rebuilt",
     "restart_evaluation",
     "shadow_scheduler_step",
+    "spawns_processes",
 ]
 
 EVALUATION_LOOPS = {"validate": "validate_loop", "test": "test_loop", "predict": "predict_loop"}
@@ -49,13 +63,68 @@ def loaders_come_from_hooks(trainer: Trainer, role: str) -> bool:
     return bool(_source(trainer, role).is_module())
 
 
+def hook_of(trainer: Trainer, role: str) -> tuple[Any, str]:
+    """The module or datamodule whose hook returns the loaders of a role, and the hook's name."""
+    source = _source(trainer, role)
+    return source.instance, source.name
+
+
 def request_loaders(trainer: Trainer, role: str) -> Any:
     """What the user passed, or what the user's hook returns now."""
-    return _source(trainer, role).dataloader()
+    # _request_dataloader: within it, loaders remember how they were built, so that they can be rebuilt.
+    answer = _Answer(_source(trainer, role))
+    _request_dataloader(answer)  # type: ignore[arg-type]  # it only calls dataloader()
+    if answer.error is not None:
+        raise answer.error
+    return answer.loaders
+
+
+class _Answer:
+    """A source that keeps the error of a hook back: _request_dataloader would leave torch's classes patched."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self.loaders: Any = None
+        self.error: BaseException | None = None
+
+    def dataloader(self) -> Any:
+        try:
+            self.loaders = self._source.dataloader()
+        except BaseException as error:
+            self.error = error
+
+
+def prepared_loader(trainer: Trainer, role: str, loader: Any) -> Any:
+    """The loader that Lightning will use in the place of the user's: with a sampler for this process, for example."""
+    stage = {"train": RunningStage.TRAINING, "test": RunningStage.TESTING, "predict": RunningStage.PREDICTING}
+    # _data_connector: the only place that knows which loaders get a DistributedSampler.
+    return trainer._data_connector._prepare_dataloader(
+        loader, shuffle=role == "train", mode=stage.get(role, RunningStage.VALIDATING)
+    )
+
+
+def resize_when_rebuilt(loader: Any, size: int) -> None:
+    """Have a loader keep a batch size that was set in place when Lightning builds it again around another sampler."""
+    # __pl_attrs_record: functions, with their arguments, that Lightning calls with a loader it has built again.
+    kept = [entry for entry in getattr(loader, "__pl_attrs_record", []) if entry[1] is not _resize_rebuilt]
+    object.__setattr__(loader, "__pl_attrs_record", [*kept, ((size,), _resize_rebuilt)])
+
+
+def _resize_rebuilt(loader: Any, size: int) -> None:
+    set_batch_size(loader, size)
+    # _IndexBatchSamplerWrapper, which prediction puts around the batch sampler, reads the size of the one inside.
+    inside = getattr(loader.batch_sampler, "_batch_sampler", None)
+    if inside is not None:
+        inside.batch_size = size
+
+
+def combination_mode(loaders: CombinedLoader) -> str:
+    """How a CombinedLoader combines its loaders: "min_size", "max_size", "max_size_cycle" or "sequential"."""
+    return str(loaders._mode)  # kept nowhere public
 
 
 def install_fit_loop(
-    trainer: Trainer, train_batches: Iterable[Any], val_batches: Sequence[Iterable[Any]], epoch: int
+    trainer: Trainer, train_batches: CombinedLoader, val_batches: CombinedLoader | None, epoch: int
 ) -> None:
     """Give the Trainer a fresh fit loop that reads these batches; the caller puts the user's loop back."""
     unlimited = trainer.max_epochs in (None, -1)
@@ -63,12 +132,12 @@ def install_fit_loop(
     # In the middle of a fit, callbacks that unfreeze layers at an epoch must see that epoch.
     loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = epoch
     loop._data_source.instance = train_batches
-    loop.epoch_loop.val_loop._data_source.instance = _as_passed(val_batches)
+    loop.epoch_loop.val_loop._data_source.instance = [] if val_batches is None else val_batches
     trainer.fit_loop = loop
     _quieten(trainer)
 
 
-def install_evaluation_loop(trainer: Trainer, stage: str, batches: Sequence[Iterable[Any]]) -> Any:
+def install_evaluation_loop(trainer: Trainer, stage: str, batches: CombinedLoader) -> Any:
     """Give the Trainer a fresh loop for "validate", "test" or "predict" that reads these batches."""
     users = getattr(trainer, EVALUATION_LOOPS[stage])
     loop: Any
@@ -79,14 +148,10 @@ def install_evaluation_loop(trainer: Trainer, stage: str, batches: Sequence[Iter
         loop = _EvaluationLoop(
             trainer, users._trainer_fn, users._stage, verbose=False, inference_mode=users.inference_mode
         )
-    loop._data_source.instance = _as_passed(batches)
+    loop._data_source.instance = batches
     setattr(trainer, EVALUATION_LOOPS[stage], loop)
     _quieten(trainer)
     return loop
-
-
-def _as_passed(loaders: Sequence[Iterable[Any]]) -> Any:
-    return loaders[0] if len(loaders) == 1 else list(loaders)
 
 
 def _quieten(trainer: Trainer) -> None:
@@ -112,16 +177,40 @@ def restart_evaluation(trainer: Trainer, stage: str) -> None:
     loop.reset()
 
 
-def end_run_early() -> None:
+def begin_epoch_anew(trainer: Trainer) -> None:
+    """Give an epoch that has not had its first batch yet loaders made anew."""
+    forget_loaders(trainer)
+    trainer.fit_loop.setup_data()
+    loaders = trainer.fit_loop._combined_loader
+    for loader in loaders.flattened if loaders is not None else ():
+        # The fit loop has told the epoch to the old samplers already.
+        _set_sampler_epoch(loader, trainer.current_epoch)
+
+
+def spawns_processes(trainer: Trainer) -> bool:
+    """Whether the run is in processes that Lightning has spawned or forked from the one that called it."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def end_run_early(trainer: Trainer) -> None:
     """End the running fit, validate, test or predict cleanly, as Lightning's own Tuner does."""
-    # The only exception that Trainer's entry points take as a normal end.
-    raise _TunerExitException
+    if not spawns_processes(trainer):
+        # The only exception that Trainer's entry points take as a normal end.
+        raise _TunerExitException
+    # A spawned process cannot hand that on; there the fit goes on, with nothing to do.
+    trainer.limit_train_batches = trainer.num_sanity_val_steps = 0
 
 
 def shadow_scheduler_step(module: LightningModule) -> None:
     """Keep schedulers still: a probe may take more steps than a short schedule has."""
     # An instance attribute hides the (public) hook; putting the module's attributes back uncovers it.
     vars(module)["lr_scheduler_step"] = lambda *_args, **_kwargs: None
+
+
+def has_communication_hook(strategy: DDPStrategy) -> bool:
+    """Whether DistributedDataParallel has a communication hook of the user's, and so takes no other."""
+    # _ddp_comm_hook: kept nowhere public; _register_ddp_hooks() passes it over where the device is no GPU.
+    return strategy._ddp_comm_hook is not None and strategy.root_device.type == "cuda"
 
 
 def checkpoint_steps(trainer: Trainer) -> list[int]:

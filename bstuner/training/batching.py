@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
@@ -10,11 +12,42 @@ from lightning.pytorch.utilities import CombinedLoader
 # Undocumented but without an underscore: it writes every holder at once, as Lightning's own finder does.
 from lightning.pytorch.utilities.parsing import lightning_getattr, lightning_hasattr, lightning_setattr
 
-from bstuner.device.loaders import batch_size_of, set_batch_size
+from bstuner.device.loaders import batch_size_of, cuts_batches, set_batch_size
 from bstuner.errors import BatchSizeNotSettable
-from bstuner.training._lightning import loaders_come_from_hooks, request_loaders
+from bstuner.training._lightning import hook_of, loaders_come_from_hooks, request_loaders, resize_when_rebuilt
 
-__all__ = ["AttributeBatching", "Batching", "LoaderBatching", "flat_loaders", "locate_batching"]
+__all__ = [
+    "AttributeBatching",
+    "Batching",
+    "HookBatching",
+    "LoaderBatching",
+    "combined",
+    "flat_loaders",
+    "locate_batching",
+    "locate_validation_batching",
+    "with_loaders",
+]
+
+
+class Batching(Protocol):
+    """A place where a batch size lives.
+
+    Attributes:
+        reference: what the user's code asks for; None where it asks for none.
+        holder: the place, in words.
+
+    """
+
+    @property
+    def reference(self) -> int | None:
+        """What the user's code asks for."""
+
+    @property
+    def holder(self) -> str:
+        """The place, in words."""
+
+    def apply(self, size: int) -> None:
+        """Put a batch size in place."""
 
 
 class AttributeBatching:
@@ -25,8 +58,6 @@ class AttributeBatching:
         name: the attribute, looked for on the module, the datamodule and their hparams; all holders are written.
 
     """
-
-    passed_loaders = None
 
     def __init__(self, trainer: Trainer, name: str) -> None:
         self._module = trainer.lightning_module
@@ -52,42 +83,81 @@ class AttributeBatching:
                 f"Hold the batch size in a plain attribute, or name another one with batch_arg_name=..."
             ) from error
 
-    def check_follows(self, asked: int, before: int, now: int) -> None:
-        """Refuse an attribute that the hook does not read."""
-        if asked not in (now, self.reference) and now == before:
-            raise BatchSizeNotSettable(
-                f"With {self._name}={asked} set, the hook still returned a DataLoader of batch size {now}. "
-                f"Expected the hook to build its DataLoader with batch_size=self.{self._name}."
-            )
+    def is_read(self, trainer: Trainer, role: str) -> bool:
+        """Whether the loaders of a role follow the attribute; where that cannot be seen, they are taken to."""
+        before = _sizes(trainer, role)
+        self.apply(2 * (self.reference or 1))
+        try:
+            return _sizes(trainer, role) != before or set(before) == {None}
+        finally:
+            if self.reference is not None:
+                self.apply(self.reference)
 
 
 class LoaderBatching:
-    """The batch size is that of the DataLoaders passed to the Trainer, changed in place.
+    """The batch size is that of the loaders passed to the Trainer, changed in place.
 
     Args:
-        loaders: the DataLoaders whose size is searched for.
+        trainer: the Trainer of the run.
+        role: "train", "val", "validate", "test" or "predict".
 
     """
 
-    def __init__(self, loaders: list[Any]) -> None:
-        self.passed_loaders = loaders
-        self.reference: int | None = batch_size_of(loaders[0])
-        self.holder = "the batch_size of the DataLoader that is passed to the Trainer"
+    def __init__(self, trainer: Trainer, role: str) -> None:
+        self._loaders = request_loaders(trainer, role)
+        self._sizes = [batch_size_of(loader) for loader in flat_loaders(self._loaders)]
+        self.reference: int | None = self._sizes[0]
+        self.holder = f"{_in_words(self._sizes)} passed to the Trainer"
 
     def apply(self, size: int) -> None:
         """Change the loaders."""
-        for loader in self.passed_loaders:
-            set_batch_size(loader, size)
-
-    def check_follows(self, asked: int, before: int, now: int) -> None:
-        """A loader that was changed in place follows by construction."""
+        _resize(self._loaders, _in_proportion(self._sizes, size))
 
 
-Batching = AttributeBatching | LoaderBatching
+class HookBatching:
+    """The batch size is that of the loaders a `*_dataloader()` hook returns, which reads no attribute.
+
+    The hook is hidden behind one that changes the loaders on their way out.
+
+    Args:
+        trainer: the Trainer of the run.
+        role: "train", "val", "validate", "test" or "predict".
+
+    """
+
+    def __init__(self, trainer: Trainer, role: str) -> None:
+        self._owner, self._name = hook_of(trainer, role)
+        self._sizes = [batch_size_of(loader) for loader in flat_loaders(request_loaders(trainer, role))]
+        self.reference: int | None = self._sizes[0]
+        self.holder = f"{_in_words(self._sizes)} that {type(self._owner).__name__}.{self._name}() returns"
+
+    def apply(self, size: int) -> None:
+        """Have the hook return loaders of this size."""
+        hook = getattr(self._owner, self._name)
+        if isinstance(hook, _ResizingHook):
+            hook = hook.__wrapped__
+        # An instance attribute hides the method, for Lightning and for whoever else calls it.
+        vars(self._owner)[self._name] = _ResizingHook(hook, _in_proportion(self._sizes, size))
 
 
-def locate_batching(trainer: Trainer, role: str, name: str) -> Batching:
-    """Find the place to change, or say what to expose.
+class _ResizingHook:
+    """A `*_dataloader()` hook, and the sizes its loaders are given; an object, so that it can be pickled."""
+
+    def __init__(self, hook: Any, sizes: Sequence[int]) -> None:
+        self.__wrapped__ = hook  # by this name Lightning finds what the user wrote
+        self._sizes = sizes
+
+    def __call__(self) -> Any:
+        loaders = self.__wrapped__()
+        _resize(loaders, self._sizes)
+        return loaders
+
+
+DEFAULT_NAME = "batch_size"  # what a user who names no attribute may have, and need not
+
+
+def locate_batching(trainer: Trainer, role: str, name: str) -> tuple[Batching, str]:
+    """Find the place to change, and a warning about it if there is one; user code runs.
 
     Args:
         trainer: the Trainer of the run.
@@ -95,40 +165,91 @@ def locate_batching(trainer: Trainer, role: str, name: str) -> Batching:
         name: attribute that holds the batch size where loaders come from hooks.
 
     Raises:
-        BatchSizeNotSettable: no such attribute, or loaders of a kind that is not supported.
+        BatchSizeNotSettable: an attribute was named that is not there, or no attribute, and the loaders are of a kind
+            that cannot be changed.
 
     """
-    module, datamodule = trainer.lightning_module, trainer.datamodule
     if not loaders_come_from_hooks(trainer, role):
-        loaders = flat_loaders(request_loaders(trainer, role))
-        if role == "train":
-            require_one(loaders)
-        return LoaderBatching(loaders)
-    if lightning_hasattr(module, name):
-        return AttributeBatching(trainer, name)
-    places = f"{type(module).__name__} or its hparams"
-    if datamodule is not None:
-        places += f", {type(datamodule).__name__} or its hparams"
-    hook = "train_dataloader" if role == "train" else f"{'val' if role == 'validate' else role}_dataloader"
-    raise BatchSizeNotSettable(
-        f"Expected an attribute {name!r} on {places}, which {hook}() reads; found none. "
-        f"Set self.{name} in __init__ and build the loader with batch_size=self.{name}, "
-        f"name another attribute with batch_arg_name=..., or pass the DataLoader to the Trainer."
+        return LoaderBatching(trainer, role), ""
+    if not lightning_hasattr(trainer.lightning_module, name):
+        if name != DEFAULT_NAME:
+            raise _no_such_attribute(trainer, role, name)
+        return HookBatching(trainer, role), ""
+    attribute = AttributeBatching(trainer, name)
+    if attribute.is_read(trainer, role):
+        return attribute, ""
+    hook = HookBatching(trainer, role)
+    return hook, (
+        f"{attribute.holder} is not what the loader is built with, and stays as it is: changed is {hook.holder}. "
+        "If the loader should follow the attribute, build it with that."
     )
 
 
-def require_one(loaders: list[Any]) -> Any:
-    """The only training loader, or an error that says how many there are."""
-    if len(loaders) != 1:
-        raise BatchSizeNotSettable(
-            f"Expected one training DataLoader, found {len(loaders)}. "
-            "Searching over several training loaders at once is not supported yet: train with one."
-        )
-    return loaders[0]
+def locate_validation_batching(trainer: Trainer) -> Batching:
+    """Find the place where the validation loaders of a fit can be changed, apart from the training loaders.
+
+    Raises:
+        BatchSizeNotSettable: loaders of a kind that cannot be changed.
+
+    """
+    return HookBatching(trainer, "val") if loaders_come_from_hooks(trainer, "val") else LoaderBatching(trainer, "val")
+
+
+def combined(loaders: Any, role: str) -> CombinedLoader:
+    """What a user passed or returned, as Lightning combines it: a loader, a collection, a CombinedLoader."""
+    if isinstance(loaders, CombinedLoader):
+        return loaders
+    return CombinedLoader(loaders, "max_size_cycle" if role == "train" else "sequential")
 
 
 def flat_loaders(loaders: Any) -> list[Any]:
-    """The single loaders in what a user passed or returned: a loader, a collection, a CombinedLoader."""
-    if isinstance(loaders, CombinedLoader):
-        return list(loaders.flattened)
-    return list(CombinedLoader(loaders, "sequential").flattened)
+    """The single loaders in what a user passed or returned."""
+    return list(combined(loaders, "train").flattened)  # the same in every mode
+
+
+def with_loaders(loaders: CombinedLoader, flat: list[Any]) -> CombinedLoader:
+    """The same combination of other loaders."""
+    other = copy.copy(loaders)
+    other.flattened = flat
+    return other
+
+
+def _no_such_attribute(trainer: Trainer, role: str, name: str) -> BatchSizeNotSettable:
+    module, datamodule = trainer.lightning_module, trainer.datamodule
+    places = f"{type(module).__name__} or its hparams"
+    if datamodule is not None:
+        places += f", {type(datamodule).__name__} or its hparams"
+    return BatchSizeNotSettable(
+        f"Expected an attribute {name!r} on {places}, which {hook_of(trainer, role)[1]}() reads; found none. "
+        f"Set self.{name} in __init__ and build the loader with batch_size=self.{name}, or leave batch_arg_name out: "
+        "then the batch size of the loader itself is changed."
+    )
+
+
+def _sizes(trainer: Trainer, role: str) -> list[int | None]:
+    sizes: list[int | None] = []
+    for loader in flat_loaders(request_loaders(trainer, role)):
+        try:
+            sizes.append(batch_size_of(loader))
+        except BatchSizeNotSettable:
+            sizes.append(None)
+    return sizes
+
+
+def _in_proportion(sizes: Sequence[int], first: int) -> list[int]:
+    """Sizes in the ratio of `sizes`, the first of them `first`: several loaders are mixed as the user mixes them."""
+    return [max(1, round(first * size / sizes[0])) for size in sizes]
+
+
+def _resize(loaders: Any, sizes: Sequence[int]) -> None:
+    for loader, size in zip(flat_loaders(loaders), sizes, strict=True):
+        set_batch_size(loader, size)
+        if cuts_batches(loader):
+            resize_when_rebuilt(loader, size)
+
+
+def _in_words(sizes: Sequence[int]) -> str:
+    if len(sizes) == 1:
+        return "the batch_size of the loader"
+    ratio = "" if len(set(sizes)) == 1 else f", in their ratio of {' : '.join(map(str, sizes))},"
+    return f"the batch_size of each of the {len(sizes)} loaders{ratio}"

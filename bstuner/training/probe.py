@@ -3,121 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-
-# Undocumented but without an underscore: Lightning's own test for "did the user write this hook".
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.utils.data import DataLoader
 
 from bstuner.core.result import Probe
-from bstuner.device.loaders import batch_size_of
 from bstuner.device.memory import DeviceMemory
 from bstuner.device.oom import is_out_of_memory
-from bstuner.device.samples import ProbeBatches, Samples, largest_samples, pick_samples
-from bstuner.training._lightning import request_loaders
-from bstuner.training.batching import Batching, flat_loaders, require_one
-from bstuner.training.rehearsal import BatchSource, rehearse_evaluation, rehearse_fit
+from bstuner.device.peers import Peers
+from bstuner.training.probe_data import ProbeData
+from bstuner.training.rehearsal import rehearse_evaluation, rehearse_fit
 from bstuner.training.state import FrozenFit
+from bstuner.training.strategy import wrap_for_probe
 from bstuner.training.timing import Timing
+from bstuner.training.together import run_on_all
 
-__all__ = ["ProbeData", "Prober"]
-
-ScanProgress = Callable[[int, int], None]
+__all__ = ["Prober"]
 
 
-class ProbeData:
-    """Batches of the largest samples that the run's loaders hold.
+@dataclass
+class _Outcome:
+    """How a probe went on one process."""
 
-    Args:
-        trainer: a Trainer inside `fit`, `validate`, `test` or `predict`.
-        stage: which of the four.
-        batching: where the batch size lives.
-        probe_with: the user's own choice of a sample (an index, or a function of the dataset), or None.
-        progress: called with (samples looked at, samples to look at).
-
-    """
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        stage: str,
-        batching: Batching,
-        probe_with: int | Callable[[Any], Any] | None,
-        progress: ScanProgress | None,
-    ) -> None:
-        self._trainer = trainer
-        self._batching = batching
-        self._probe_with = probe_with
-        self._progress = progress
-        self._role = "train" if stage == "fit" else stage
-        self._known: dict[tuple[str, int], tuple[Samples, ProbeBatches]] = {}
-        self.loaders = flat_loaders(request_loaders(trainer, self._role))
-        if stage == "fit":
-            require_one(self.loaders)
-        self._before = batch_size_of(self.loaders[0])
-        for index, loader in enumerate(self.loaders):
-            self._learn(self._role, index, loader)
-
-    @property
-    def samples(self) -> Samples:
-        """What the scan of the first loader's dataset found."""
-        return self._known[self._role, 0][0]
-
-    def main(self, size: int) -> list[BatchSource]:
-        """For each loader whose size is searched for, its batches as they are with `size` applied."""
-        loaders = flat_loaders(request_loaders(self._trainer, self._role))
-        self._batching.check_follows(size, self._before, batch_size_of(loaders[0]))
-        return [self._source(self._role, index, loader) for index, loader in enumerate(loaders)]
-
-    def validation(self) -> list[BatchSource]:
-        """For each validation loader of a fit, its batches, of the size that the loader has now."""
-        if not self._trainer.enable_validation:
-            return []
-        loaders = flat_loaders(request_loaders(self._trainer, "val"))
-        return [self._source("val", index, loader) for index, loader in enumerate(loaders)]
-
-    def _source(self, role: str, index: int, loader: Any) -> BatchSource:
-        if not isinstance(loader, DataLoader):
-            # Only a validation loader can be of another kind here; it keeps its size, so its own batch will do.
-            return BatchSource(lambda: next(iter(loader)), loader)
-        _, batches = self._learn(role, index, loader)
-        size, device = batch_size_of(loader), self._batch_device()
-        return BatchSource(lambda: batches.make(size, device), loader)
-
-    def _learn(self, role: str, index: int, loader: DataLoader[Any]) -> tuple[Samples, ProbeBatches]:
-        if (role, index) not in self._known:
-            if self._probe_with is not None and role == self._role:
-                samples = pick_samples(loader.dataset, self._probe_with)
-            else:
-                samples = largest_samples(loader.dataset, progress=self._progress)
-            self._known[role, index] = samples, ProbeBatches(samples.items, loader.collate_fn)
-        return self._known[role, index]
-
-    def _batch_device(self) -> torch.device | None:
-        """Where batches may be made: on the device at once, unless user code expects to see them on the host."""
-        hooks = ("on_before_batch_transfer", "transfer_batch_to_device")
-        for owner in (self._trainer.lightning_module, self._trainer.datamodule):
-            if owner is not None and any(is_overridden(hook, owner) for hook in hooks):
-                return None
-        return self._trainer.strategy.root_device
+    peak_bytes: int | None = None
+    seconds: float | None = None
+    retried: bool = False
 
 
 class Prober:
-    """Runs probes inside a fit or an evaluation, each from the same frozen state.
+    """Runs probes inside a fit or an evaluation, each from the same frozen state, on all processes at once.
 
     Args:
         trainer: a Trainer inside `fit`, `validate`, `test` or `predict`.
         stage: which of the four.
-        batching: where the batch size lives.
         data: the batches.
         memory: the device.
+        peers: the processes of the run. Memory and time are those of the worst of them.
         frozen: the state to start each probe from.
         usable_bytes: a size whose peak is above this does not fit.
         steps: optimizer steps (or evaluation batches) of a probe.
+        accumulate: batches per optimizer step, at a batch size.
         fresh: whether the fit has yet to call its `on_fit_start` hooks.
 
     """
@@ -126,82 +51,111 @@ class Prober:
         self,
         trainer: Trainer,
         stage: str,
-        batching: Batching,
         data: ProbeData,
         memory: DeviceMemory,
+        peers: Peers,
         frozen: FrozenFit,
         usable_bytes: int,
         steps: int,
+        accumulate: Callable[[int], int],
         fresh: bool,
     ) -> None:
         self._trainer = trainer
         self._stage = stage
-        self._batching = batching
         self._data = data
         self._memory = memory
+        self._peers = peers
         self._frozen = frozen
         self._usable = usable_bytes
         self._steps = steps
         self._fresh = fresh
         self._epoch = trainer.current_epoch
-        # Two batches show all that accumulation adds: gradients that stay alive during the next forward pass.
-        self._accumulate = min(2, _accumulation(trainer))
+        self._batches_per_step = accumulate
 
-    def probe(self, size: int) -> Probe:
-        """Run one size for memory and time, and leave the run as it was frozen."""
-        reason, timing = "", Timing(self._memory, self._accumulate)
-        try:
-            run = self._prepare(size)
+    def probe(self, size: int, apply: Callable[[int], None]) -> Probe:
+        """Run one size for memory and time, and leave the run as it was frozen.
+
+        Args:
+            size: the batch size.
+            apply: puts it in place.
+
+        Raises:
+            PeerError: another process failed for a reason that is not memory.
+
+        """
+
+        def attempt(outcome: _Outcome) -> None:
+            run, timing = self._prepare(size, apply), Timing(self._memory, self._accumulate(size))
             with self._memory.measure(self._frozen.tensors) as reading:
                 run(timing, self._steps, self._fresh, validate=True)
-            if self._memory.slows_steps and reading.peak_bytes <= self._usable:
+            if self._memory.slows_steps and self._peers.meet(reading.peak_bytes <= self._usable):
                 # The steps just measured have warmed everything up; one more, without the counter, is a steady one.
-                timing = Timing(self._memory, self._accumulate, warm_up=0)
+                timing = Timing(self._memory, self._accumulate(size), warm_up=0)
                 run(timing, 1, fresh=False, validate=False)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = f"out of memory in {_stage_in_words(self._trainer)}"
-        finally:
-            # After the except block, whose traceback pins every tensor of the frames it went through.
-            self._frozen.restore()
-            self._memory.release()
+            outcome.peak_bytes, outcome.seconds = reading.peak_bytes, timing.seconds
+            outcome.retried = timing.retried
+
+        reason, outcomes = self._try_on_all(attempt)
         if reason:
             return Probe(size, None, None, fits=False, reason=reason)
-        if timing.retried:
-            return Probe(size, None, timing.seconds, fits=False, reason="ran only by allocator retries")
-        fits = reading.peak_bytes <= self._usable
-        return Probe(size, reading.peak_bytes, timing.seconds, fits, reason="" if fits else "over the margin")
+        seconds = max(outcome.seconds for outcome in outcomes if outcome.seconds is not None)
+        if any(outcome.retried for outcome in outcomes):
+            return Probe(size, None, seconds, fits=False, reason="ran only by allocator retries")
+        peak = max(outcome.peak_bytes for outcome in outcomes if outcome.peak_bytes is not None)
+        fits = peak <= self._usable
+        return Probe(size, peak, seconds, fits, reason="" if fits else "over the margin")
 
-    def time(self, size: int) -> float | None:
+    def time(self, size: int, apply: Callable[[int], None]) -> float | None:
         """Seconds of one steady step at a size that is known to fit; None should memory run out all the same."""
-        timing = Timing(self._memory, self._accumulate)
-        try:
-            self._prepare(size)(timing, 2, self._fresh, validate=False)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-        finally:
-            self._frozen.restore()
-            self._memory.release()
-        return timing.seconds
 
-    def _prepare(self, size: int) -> Callable[..., None]:
+        def attempt(outcome: _Outcome) -> None:
+            timing = Timing(self._memory, self._accumulate(size))
+            self._prepare(size, apply)(timing, 2, self._fresh, validate=False)
+            outcome.seconds = timing.seconds
+
+        _, outcomes = self._try_on_all(attempt)
+        times = [outcome.seconds for outcome in outcomes]
+        return None if None in times else max(seconds for seconds in times if seconds is not None)
+
+    def _try_on_all(self, attempt: Callable[[_Outcome], None]) -> tuple[str, list[_Outcome]]:
+        """Run on every process, put this one back, and tell where memory ran out, and how it went on each."""
+        mine = _Outcome()
+        reasons = run_on_all(self._peers, lambda: attempt(mine), put_back=self._put_back, excuse=self._out_of_memory)
+        words = [
+            f"{reason} on process {rank}" if self._peers.size > 1 else reason
+            for rank, reason in enumerate(reasons)
+            if reason
+        ]
+        return next(iter(words), ""), self._peers.gather(mine)
+
+    def _out_of_memory(self, error: BaseException) -> str:
+        return f"out of memory in {_stage_in_words(self._trainer)}" if is_out_of_memory(error) else ""
+
+    def _put_back(self) -> None:
+        self._frozen.restore()
+        self._memory.release()
+
+    def _accumulate(self, size: int) -> int:
+        # Two batches show all that accumulation adds: gradients that stay alive during the next forward pass.
+        return min(2, self._batches_per_step(size))
+
+    def _prepare(self, size: int, apply: Callable[[int], None]) -> Callable[..., None]:
         """Apply a size and ask for the loaders, while the Trainer still has the user's loops."""
-        self._batching.apply(size)
-        batches = self._data.main(size)
-        validation = self._data.validation() if self._stage == "fit" else []
+        apply(size)
+        batches = self._data.main()
+        validation = self._data.validation() if self._stage == "fit" else None
+        wrap_for_probe(self._trainer, self._peers)
 
         def run(timing: Timing, steps: int, fresh: bool, validate: bool) -> None:
             if self._stage == "fit":
                 rehearse_fit(
                     self._trainer,
-                    batches[0],
-                    validation if validate else [],
+                    batches,
+                    validation if validate else None,
                     timing,
+                    self._peers,
                     steps=steps,
-                    accumulate=self._accumulate,
+                    accumulate=self._accumulate(size),
                     epoch=self._epoch,
                     fresh=fresh,
                 )
@@ -209,16 +163,6 @@ class Prober:
                 rehearse_evaluation(self._trainer, self._stage, batches, timing, steps=steps)
 
         return run
-
-
-def _accumulation(trainer: Trainer) -> int:
-    planned = [
-        factor
-        for callback in trainer.callbacks
-        if isinstance(callback, GradientAccumulationScheduler)
-        for factor in callback.scheduling.values()
-    ]
-    return max([trainer.accumulate_grad_batches, *planned])
 
 
 def _stage_in_words(trainer: Trainer) -> str:

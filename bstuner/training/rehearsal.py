@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
@@ -24,14 +24,17 @@ from lightning.pytorch.callbacks import (
 
 # Undocumented but without an underscore: swallows whatever user code does with `self.logger`.
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bstuner.device.peers import Peers
 from bstuner.errors import NoStepTaken
 from bstuner.training._lightning import install_evaluation_loop, install_fit_loop, shadow_scheduler_step
+from bstuner.training.batching import with_loaders
 from bstuner.training.timing import Timing
 
-__all__ = ["BatchSource", "OwnCallback", "rehearse_evaluation", "rehearse_fit", "takes_part"]
+__all__ = ["BatchSource", "Batches", "OwnCallback", "rehearse_evaluation", "rehearse_fit", "takes_part"]
 
 
 class BatchSource(NamedTuple):
@@ -39,6 +42,17 @@ class BatchSource(NamedTuple):
 
     make: Callable[[], Any]
     loader: Any
+
+
+class Batches(NamedTuple):
+    """The batches of all loaders of a role, and how the user combines those."""
+
+    like: CombinedLoader
+    sources: list[BatchSource]
+
+    def repeated(self, count: int) -> CombinedLoader:
+        """Loaders of `count` batches each, combined in the same way."""
+        return with_loaders(self.like, [_Repeated(source, count) for source in self.sources])
 
 
 # Enough for manual accumulation over eight batches, or for a critic that steps eight times as often as its generator.
@@ -59,7 +73,7 @@ _BYSTANDERS = (
 )
 
 
-class _Batches:
+class _Repeated:
     """A loader of fresh copies of one batch; it holds none of them.
 
     To user code that looks at the Trainer's loaders it shows the attributes of the loader in whose place it is.
@@ -96,10 +110,11 @@ class _FitWatch(OwnCallback):
     that find no gradients because `training_step` returned None.
     """
 
-    def __init__(self, trainer: Trainer, timing: Timing, steps: int) -> None:
+    def __init__(self, trainer: Trainer, timing: Timing, peers: Peers, steps: int) -> None:
         # A run without optimizers has a mock of Lightning's in their place, which has nothing to train.
         optimizers = [optimizer for optimizer in trainer.optimizers if any(p.requires_grad for p in _params(optimizer))]
         self._timing = timing
+        self._peers = peers
         self._steps = steps
         self.batches = 0
         self.taken = [0] * len(optimizers)
@@ -113,13 +128,14 @@ class _FitWatch(OwnCallback):
             self.taken[index] += 1
 
     def on_train_batch_start(self, *_: Any) -> None:
+        self._peers.meet()  # none goes on without one that failed in its last step
         self._timing.start()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self._timing.stop()
         self.batches += 1
         enough = self.batches >= self._steps and all(taken >= self._steps for taken in self.taken)
-        if enough or self.batches >= MAX_BATCHES:
+        if self._peers.meet(enough) or self.batches >= MAX_BATCHES:
             trainer.should_stop = True  # validation, if there is one, runs once more before the epoch ends
 
     def on_train_epoch_end(self, *_: Any) -> None:
@@ -152,9 +168,10 @@ def takes_part(callback: Callback) -> bool:
 
 def rehearse_fit(
     trainer: Trainer,
-    train: BatchSource,
-    validation: Sequence[BatchSource],
+    train: Batches,
+    validation: Batches | None,
     timing: Timing,
+    peers: Peers,
     *,
     steps: int,
     accumulate: int,
@@ -165,9 +182,10 @@ def rehearse_fit(
 
     Args:
         trainer: a Trainer inside `fit`.
-        train: where training batches come from.
-        validation: the same for each validation loader; empty for no validation.
+        train: the training batches.
+        validation: the validation batches, of which one of each loader runs; None for no validation.
         timing: receives the times.
+        peers: the processes that train together; all stop after the same batch.
         steps: optimizer steps to take, each of them really taken.
         accumulate: batches per optimizer step.
         epoch: the epoch that user code should see.
@@ -180,9 +198,9 @@ def rehearse_fit(
     _set_aside(trainer)
     trainer.accumulate_grad_batches = accumulate
     trainer.limit_val_batches = 1.0 if validation else 0
-    install_fit_loop(trainer, _Batches(train, MAX_BATCHES), [_Batches(source, 1) for source in validation], epoch)
+    install_fit_loop(trainer, train.repeated(MAX_BATCHES), validation.repeated(1) if validation else None, epoch)
     shadow_scheduler_step(trainer.lightning_module)
-    watch = _FitWatch(trainer, timing, steps)
+    watch = _FitWatch(trainer, timing, peers, steps)
     try:
         if fresh:
             _call_fit_start(trainer)
@@ -202,14 +220,12 @@ def rehearse_fit(
         )
 
 
-def rehearse_evaluation(
-    trainer: Trainer, stage: str, sources: Sequence[BatchSource], timing: Timing, *, steps: int
-) -> None:
+def rehearse_evaluation(trainer: Trainer, stage: str, batches: Batches, timing: Timing, *, steps: int) -> None:
     """Run a few batches of every loader of "validate", "test" or "predict"; the caller restores the Trainer."""
     _set_aside(trainer)
     trainer.callbacks = [_EvaluationWatch(stage, timing), *trainer.callbacks]
     trainer.limit_val_batches = trainer.limit_test_batches = trainer.limit_predict_batches = 1.0
-    loop = install_evaluation_loop(trainer, stage, [_Batches(source, steps) for source in sources])
+    loop = install_evaluation_loop(trainer, stage, batches.repeated(steps))
     with contextlib.suppress(_Finished):
         loop.run()
 

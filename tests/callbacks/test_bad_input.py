@@ -9,10 +9,19 @@ import lightning as L
 import pytest
 import torch
 import zoo
+from lightning.pytorch.strategies import Strategy
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from bstuner import BatchSizeFinder
-from bstuner.errors import BatchSizeNotSettable, EmptyDataset, InvalidSetting, NoStepTaken, NothingFits, SettingRefused
+from bstuner.errors import (
+    BatchSizeNotSettable,
+    EmptyDataset,
+    InvalidSetting,
+    NoStepTaken,
+    NothingFits,
+    SettingRefused,
+    UnsupportedStrategy,
+)
 
 
 def settings_of(trainer: L.Trainer) -> dict[str, Any]:
@@ -70,13 +79,6 @@ class Interrupted(zoo.Mlp):
 class HungryValidation(zoo.Wide):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", torch.ones(3 * zoo.MIB).sum())
-
-
-class Deaf(zoo.Mlp):
-    """Holds a batch size that its hook does not read."""
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.dataset(self.length), batch_size=16)
 
 
 class Idle(zoo.Mlp):
@@ -181,15 +183,6 @@ def test_an_attribute_that_is_not_there() -> None:
         zoo.trainer(BatchSizeFinder(batch_arg_name="bs")).fit(model)
 
 
-def test_a_hook_that_does_not_read_the_attribute() -> None:
-    assert_unharmed(
-        BatchSizeNotSettable,
-        "With batch_size=64 set, the hook still returned .* batch size 16",
-        Deaf(batch_size=8),
-        init_val=64,
-    )
-
-
 def test_an_attribute_that_cannot_be_set() -> None:
     class Fixed(zoo.Mlp):
         fixed = property(lambda self: 4)
@@ -212,9 +205,9 @@ class Stream(IterableDataset):
         (lambda: DataLoader(zoo.Vectors(8), batch_size=None), "batch_size"),
         (lambda: DataLoader(zoo.Vectors(8), batch_sampler=[[0, 1], [2, 3]]), "batch_size"),
         (lambda: [1, 2, 3], "DataLoader"),
-        (lambda: {"a": DataLoader(zoo.Vectors(8)), "b": DataLoader(zoo.Vectors(8))}, "found 2"),
+        (lambda: {"a": DataLoader(zoo.Vectors(8)), "b": DataLoader(zoo.Vectors(8), batch_size=None)}, "batch_size"),
     ],
-    ids=["no batch size", "batch sampler without a size", "not a DataLoader", "two loaders"],
+    ids=["no batch size", "batch sampler without a size", "not a DataLoader", "one of two"],
 )
 def test_a_loader_whose_size_cannot_be_set(loader: Any, match: str) -> None:
     assert_unharmed(BatchSizeNotSettable, match, zoo.Bare(), loader(), DataLoader(zoo.Vectors(8)), trains_without=False)
@@ -297,14 +290,14 @@ def test_a_last_batch_of_one_that_no_size_avoids_is_told_by_the_name_of_the_laye
     assert "drop_last=True" in finder.result.warnings[0]
 
 
-def test_more_than_one_process_is_refused_in_one_line() -> None:
-    from bstuner.errors import UnsupportedStrategy
+def test_a_strategy_that_is_not_known_is_refused_in_one_line() -> None:
+    class Own(Strategy):
+        """A strategy of the user's."""
 
-    class TwoProcesses(L.Trainer):
-        world_size = 2
-
-    trainer = TwoProcesses(logger=False, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False)
-    with pytest.raises(UnsupportedStrategy, match="Expected one process, found a world of 2"):
+    Own.__abstractmethods__ = frozenset()
+    trainer = zoo.trainer()
+    trainer.strategy.__class__ = Own
+    with pytest.raises(UnsupportedStrategy, match="Expected one device, DDP or FSDP, found Own"):
         BatchSizeFinder().setup(trainer, zoo.Mlp(), "fit")
 
 

@@ -120,7 +120,7 @@ def test_d8_every_probed_size_runs_a_validation_batch() -> None:
     assert finder.result is not None
     ran = {p.batch_size for p in finder.result.probes if p.peak_bytes is not None}
     assert len(ran) > 2
-    assert ran <= set(zoo.NOTES)
+    assert {min(size, 64) for size in ran} <= set(zoo.NOTES), "64 samples make no larger validation batch"
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import FrozenInstanceError
+from random import Random
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,6 +104,82 @@ def test_asks_these_sizes(
 
 
 @pytest.mark.parametrize(
+    ("peak", "sizes", "settings", "asked", "best", "limited_by"),
+    [
+        pytest.param(memory(100, 10), [1, 2, 5, 16, 80, 400], {}, [2, 16, 80], 80, "memory", id="only listed ones"),
+        pytest.param(memory(100, 10), [1, 3, 50], {}, [2, 16, 50], 50, "high", id="the last of the list"),
+        pytest.param(memory(100, 10), [1, 5, 25, 50], {"high": 49}, [2, 16, 25], 25, "high", id="high"),
+        pytest.param(memory(100, 10), [1, 5, 25, 500], {"high": 499}, [2, 16, 25], 25, "high", id="high between"),
+        pytest.param(memory(100, 10), [1021], {}, [2, 16], None, None, id="only one far too large"),
+        pytest.param(memory(100, 0.5), [1021], {}, [2, 16, 256, 1021], 1021, "high", id="only one that fits"),
+        pytest.param(memory(100, 10), [1, 1021], {}, [2, 16, 1], 1, "memory", id="1 where nothing else can fit"),
+        pytest.param(memory(10, 10), [1, 1021], {"low": 64}, [64, 128, 1], 1, "memory", id="low between"),
+        pytest.param(memory(100, 600), [1, 2, 4], {}, [2, 1], 1, "memory", id="1 after 2 did not fit"),
+        pytest.param(memory(100, 1), [1], {}, [1], 1, "high", id="1 alone"),
+        pytest.param(memory(100, 10), [3, 6, 5000], {}, [2, 16, 6], 6, "memory", id="a gap"),
+        pytest.param(memory(100, 0.01), [1, 1031], {}, [2, 16, 256, 1031], 1031, "high", id="not 1024 first"),
+        pytest.param(memory(2000, 1), [3, 9], {}, [2], None, None, id="nothing fits"),
+        pytest.param(memory(100, 100), [3, 7, 100], {"low": 64}, [64, 7], 7, "memory", id="low is no floor"),
+        pytest.param(
+            memory(100, 10), [1, 2, 5, 16, 80, 400], {"mode": "binsearch"}, [2, 16, 80], 80, "memory", id="no mode"
+        ),
+        pytest.param(
+            memory(100, 10),
+            [1, 3, 30, 60, 70, 80, 100, 110],
+            {"predict": False},
+            [2, 3, 4, 8, 16, 30, 60, 110, 80, 100],
+            80,
+            "memory",
+            id="plain doubling and bisection",
+        ),
+    ],
+)
+def test_asks_these_sizes_for_a_list(
+    peak: Callable[[int], float],
+    sizes: list[int],
+    settings: dict[str, Any],
+    asked: list[int],
+    best: int | None,
+    limited_by: str | None,
+) -> None:
+    search = BatchSizeSearch(CAPACITY, margin=0, sizes=sizes, **settings)
+    assert probe_all(search, peak) == asked
+    assert (search.best, search.limited_by) == (best, limited_by)
+
+
+def test_tries_the_listed_sizes_downward_where_fragmentation_defeats_one_below_a_probe() -> None:
+    fits = memory(100, 10)
+    search = BatchSizeSearch(CAPACITY, margin=0, sizes=[1, 3, 5, 7, 1021])
+    assert probe_all(search, lambda size: None if size == 7 else fits(size)) == [2, 16, 7, 5]
+    assert search.best == 5
+
+
+def test_goes_on_above_a_listed_size_that_fits_beyond_the_line() -> None:
+    peaks = {2: 87, 12: 173, 50: 470, 98: 899, 99: 921, 100: 930}
+    search = BatchSizeSearch(CAPACITY, margin=0.1, sizes=list(peaks))
+    assert probe_all(search, lambda size: peaks[size] * MIB) == [2, 12, 50, 100, 98, 99]
+    assert search.best == 98
+
+
+def test_asks_nothing_where_each_listed_size_takes_more_than_a_byte_per_sample() -> None:
+    search = BatchSizeSearch(1000, sizes=[1021])
+    assert (search.next_size(), search.best) == (None, None)
+
+
+def test_a_size_off_the_list_is_never_the_best_even_before_the_end() -> None:
+    search = BatchSizeSearch(CAPACITY, sizes=[3, 1021])
+    search.record(2, MIB)
+    assert search.best is None
+
+
+def test_a_list_changed_later_does_not_change_the_search() -> None:
+    sizes = [1, 2, 64]
+    search = BatchSizeSearch(CAPACITY, sizes=sizes)
+    sizes.clear()
+    assert probe_all(search, memory(100, 1))[-1] == 64
+
+
+@pytest.mark.parametrize(
     ("fragmented", "mode", "asked", "best"),
     [
         ({64}, "power", [2, 16, 64, 32], 32),
@@ -195,6 +273,19 @@ def test_a_memory_line_is_frozen() -> None:
             {"mode": "linear"},
             "mode: expected 'power' or 'binsearch', found 'linear'; pass one of the two.",
         ),
+        ({"sizes": []}, "sizes: expected ascending batch sizes of at least 1, found []; sort them, each once."),
+        (
+            {"sizes": [0, 1]},
+            "sizes: expected ascending batch sizes of at least 1, found [0, 1]; sort them, each once.",
+        ),
+        (
+            {"sizes": [2, 2]},
+            "sizes: expected ascending batch sizes of at least 1, found [2, 2]; sort them, each once.",
+        ),
+        (
+            {"sizes": [8, 16], "high": 7},
+            "high: expected at least the smallest of sizes, 8, found 7; raise high.",
+        ),
     ],
 )
 def test_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
@@ -229,6 +320,18 @@ def test_refuses_a_peak_that_is_no_number_of_bytes(peak: float) -> None:
 
 repeatable = settings(max_examples=400, derandomize=True, deadline=None)
 limits = st.one_of(st.none(), st.integers(1, 10**6))
+
+
+def divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+# What the search is for, any list at all, and the extremes.
+lists = st.one_of(
+    st.integers(1, 20000).map(divisors),
+    st.sets(st.integers(1, 20000), min_size=1, max_size=20).map(sorted),
+    st.sampled_from([[1021], [1, 1021], [10007], [1, 10007], [19999, 20000]]),
+)
 
 
 @repeatable
@@ -299,6 +402,97 @@ def test_close_for_integers_on_every_line_within_the_tolerance(intercept: float,
     assert search.best is not None
     # One size up, the peak would be within three tolerances of the limit.
     assert intercept + slope * (search.best + 1) >= 0.9 * 0.94
+
+
+@repeatable
+@given(
+    sizes=lists,
+    flat=st.floats(0, 1.2),
+    intercept=st.floats(0, 1),
+    log_slope=st.floats(-5, 0),
+    noise=st.floats(0, 0.0188),
+    seed=st.integers(0, 2**32),
+    low=st.integers(1, 600),
+    high=limits,
+    margin=st.sampled_from([0, 0.1, 0.5]),
+    predict=st.booleans(),
+)
+def test_exact_for_a_list_on_every_line_within_the_tolerance(
+    sizes: list[int],
+    flat: float,
+    intercept: float,
+    log_slope: float,
+    noise: float,
+    seed: int,
+    low: int,
+    high: int | None,
+    margin: float,
+    predict: bool,
+) -> None:
+    def peak(size: int) -> float:
+        stray = Random(seed ^ size).uniform(-noise, noise)
+        return GIB * max(flat, intercept + 10**log_slope * size) * (1 + stray)
+
+    assume(high is None or high >= sizes[0])
+    search = BatchSizeSearch(GIB, low if high is None else min(low, high), high, margin, predict=predict, sizes=sizes)
+    asked = probe_all(search, peak, GIB)
+    allowed = [size for size in sizes if high is None or size <= high]
+    fitting = [size for size in allowed if peak(size) <= GIB * (1 - margin)]
+    # Promised where no size fits above one that does not; and size 1 counts only if 2 does not fit.
+    failed = [size for size in {*allowed, *asked} if size >= 2 and peak(size) > GIB * (1 - margin)]
+    assume(not failed or not fitting or min(failed) > fitting[-1])
+    assert search.best == max(fitting, default=None)
+    assert search.limited_by == (None if not fitting else "high" if fitting[-1] == allowed[-1] else "memory")
+    assert 1 not in asked or 2 in failed or fitting in ([], [1])
+
+
+@repeatable
+@given(data=st.data(), sizes=lists, predict=st.booleans(), low=st.integers(1, 5000), high=limits)
+def test_whatever_the_peaks_for_a_list_it_ends_within_its_bounds_and_the_best_has_fitted(
+    data: st.DataObject, sizes: list[int], predict: bool, low: int, high: int | None
+) -> None:
+    peaks: dict[int, float | None] = {}
+
+    def peak(size: int) -> float | None:
+        assert 1 <= size <= (sizes[-1] if high is None else min(high, sizes[-1]))
+        failed = [other for other, p in peaks.items() if p is None or p > 0.9 * GIB]
+        assert size < min(failed, default=math.inf)
+        peaks[size] = data.draw(st.none() | st.floats(0, GIB))
+        return peaks[size]
+
+    assume(high is None or high >= sizes[0])
+    search = BatchSizeSearch(GIB, low if high is None else min(low, high), high, predict=predict, sizes=sizes)
+    asked = probe_all(search, peak, GIB)
+    fitting = [size for size in sizes if size in peaks and (p := peaks[size]) is not None and p <= 0.9 * GIB]
+    assert search.best == max(fitting, default=None)
+    assert all(size in sizes or size & (size - 1) == 0 for size in asked)
+
+
+@repeatable
+@given(prime=st.sampled_from([1021, 4099, 19997]), intercept=st.floats(0.05, 0.6), log_slope=st.floats(-6, -1.5))
+def test_a_gap_in_the_list_is_crossed_without_running_out_of_memory(
+    prime: int, intercept: float, log_slope: float
+) -> None:
+    limit = (1 - intercept) / 10**log_slope
+    search = BatchSizeSearch(GIB, sizes=[1, prime])
+    asked = probe_all(search, lambda size: GIB * (intercept + 10**log_slope * size), GIB)
+    assert max(asked) <= limit
+    assert sum(asked) <= 2.6 * min(limit, prime)
+
+
+def test_divisors_cost_about_as_many_samples_as_powers_of_two() -> None:
+    random = Random(0)
+    ratios: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(300):
+        wanted = random.choice([96, 128, 250, 500, 768, 1000, 1536, 2048, 3000, 4096])
+        intercept, slope = random.uniform(0.02, 0.6), 10 ** random.uniform(-5, -1.5)
+        for listed, found in ratios.items():
+            search = BatchSizeSearch(GIB, high=wanted, sizes=divisors(wanted) if listed else None)
+            asked = probe_all(search, lambda size, a=intercept, b=slope: GIB * (a + b * size), GIB)  # type: ignore[misc]
+            assert search.best is not None
+            found.append(sum(asked) / search.best)
+            assert len(asked) <= 10
+    assert mean(ratios[True]) <= 1.1 * mean(ratios[False])
 
 
 @repeatable

@@ -97,7 +97,7 @@ def test_a_loader_without_a_batch_size_is_refused():
 
 
 def test_an_object_that_is_no_loader_is_refused_by_its_type():
-    with pytest.raises(BatchSizeNotSettable, match=r"the loader is a list.*attribute `batch_size`"):
+    with pytest.raises(BatchSizeNotSettable, match=r"found a list.*attribute `batch_size`"):
         set_batch_size([1, 2], 4)
 
 

@@ -116,8 +116,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_disabled_display_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with SearchDisplay(enabled=False) as display:
         display.scanning(1, 2)
-        display.probing(2)
-        display.probed(RESULT.probes[0])
+        display.probing(2, "batch size")
+        display.probed(RESULT.probes[0], "batch size")
         display.show(RESULT)
         display.show_interrupted()
     assert capsys.readouterr() == ("", "")

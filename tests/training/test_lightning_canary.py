@@ -131,8 +131,8 @@ def test_a_fresh_evaluation_loop_is_of_the_same_stage_and_mode() -> None:
 
 def test_a_run_that_ends_early_ends_cleanly() -> None:
     class End(L.Callback):
-        def on_fit_start(self, *_: Any) -> None:
-            _lightning.end_run_early()
+        def on_fit_start(self, trainer: L.Trainer, *_: Any) -> None:
+            _lightning.end_run_early(trainer)
 
     model = zoo.Mlp()
     trainer = zoo.trainer(End())

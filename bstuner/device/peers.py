@@ -1,0 +1,367 @@
+"""The processes that train together, kept in step while any of them may fail."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import socket
+import threading
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import distributed as dist
+
+from bstuner.errors import PeerLost, PeersDiverged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["PeerFailed", "Peers"]
+
+T = TypeVar("T")
+
+# Point-to-point calls are not among them: they concern two ranks, and an exchange needs all.
+COLLECTIVES = (
+    *("all_gather", "all_gather_coalesced", "all_gather_into_tensor", "all_gather_object", "all_gather_single"),
+    *("all_reduce", "all_reduce_coalesced", "all_to_all", "all_to_all_single", "barrier", "monitored_barrier"),
+    *("broadcast", "broadcast_object_list", "gather", "gather_object", "reduce", "reduce_scatter"),
+    *("reduce_scatter_single", "reduce_scatter_tensor", "scatter", "scatter_object_list"),
+    *("_all_gather_base", "_reduce_scatter_base"),  # the older names of two of these
+    *("_broadcast_coalesced", "_verify_params_across_processes"),  # DDP's, at its start and before forward
+)
+
+
+class PeerFailed(BaseException):
+    """Another rank failed, so this rank leaves the attempt too.
+
+    Not an `Exception`: a step that catches those and tries again must not go on without the others.
+    """
+
+
+class _State(IntEnum):
+    """Where a rank stands, as it tells the others."""
+
+    COLLECTIVE = 1
+    READY = 2
+    NOT_READY = 3
+    DONE = 4
+    FAILED = 5
+
+
+_PHRASES = {
+    _State.COLLECTIVE: "called a collective",
+    _State.READY: "started a batch",
+    _State.NOT_READY: "started a batch",
+    _State.DONE: "finished",
+}
+
+
+class Peers:
+    """The processes that train together.
+
+    >>> peers = Peers.here()
+    >>> with peers.attempt():
+    ...     peers.meet(ready=False)
+    False
+    >>> peers.size, peers.rank, peers.gather("fits")
+    (1, 0, ['fits'])
+
+    Inside an attempt, no rank enters a collective before all have said that they will: in an exchange, one small
+    all-reduce over a group of its own. A rank that fails says so in the exchange the others wait in, and all leave.
+    Every rank learns the same from each exchange, so all take part in the same number of them.
+
+    Guarded are the functions of `torch.distributed`, called by those names, on groups of all ranks. Not guarded,
+    so that a rank which fails can leave others waiting for the group's timeout: groups of fewer ranks and
+    point-to-point calls (an exchange needs everybody); functions imported by name before the attempt
+    (`from torch.distributed import all_reduce`); what C++ or compiled code calls, other than `DistributedDataParallel`
+    after `guard`; and an error inside a collective's own C++ code. A `meet` at the start of each batch keeps
+    what such a failure costs to one batch.
+
+    Args:
+        control: The group for exchanges, of all ranks and used for nothing else, or None for a lone process.
+
+    Attributes:
+        size: How many processes there are.
+        rank: The number of this one, from 0.
+    """
+
+    def __init__(self, control: dist.ProcessGroup | None = None) -> None:
+        """Take the group over; nobody fails before the first attempt."""
+        self.size = 1 if control is None else control.size()
+        self.rank = 0 if control is None else control.rank()
+        self._control = control
+        self._states = torch.zeros(self.size, dtype=torch.int64, device="cpu")
+        self._lost = ""  # how, once a process is lost
+        self._under_way = False
+        # The type and text of what ended the attempt. Not the error: its traceback would keep tensors alive.
+        self._end: tuple[type[BaseException], str] | None = None
+        self._interrupts = _Interrupts()
+
+    @classmethod
+    def here(cls) -> Peers:
+        """Find the processes of this run; all of them must call this."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return cls()
+        # Gloo, since an exchange must neither wait for a GPU nor use its memory.
+        return cls(dist.new_group(backend="gloo"))
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Run what may fail on any rank: then it ends on all.
+
+        A `TensorByteCounter` belongs inside, not around it.
+
+        Raises:
+            PeerFailed: Another rank failed; so did this one if it raises any other error.
+            PeersDiverged: The ranks do not run the same steps.
+            PeerLost: A process ended, or no longer answers.
+        """
+        if self.size == 1:
+            yield
+            return
+        self._under_way, self._end = True, None
+        try:
+            with self._interrupts.watched(), self._guarded_collectives():
+                try:
+                    yield
+                    self._exchange(_State.DONE)
+                except BaseException as error:
+                    if self._under_way and self._end is None:
+                        self._exchange(_State.FAILED)
+                    elif self._end is not None and isinstance(error, Exception) and type(error) is not self._end[0]:
+                        # What became of it on its way through autograd, C++ or the user's code.
+                        raise self._ending() from error
+                    raise
+        finally:
+            self._under_way, self._end = False, None
+
+    def meet(self, ready: bool = True) -> bool:
+        """Wait, inside an attempt, for all others, and tell whether every rank is ready.
+
+        Args:
+            ready: Whether this rank is.
+
+        Raises:
+            PeerFailed: Another rank failed.
+            PeersDiverged: Another rank called a collective, or has finished.
+            PeerLost: A process ended, or no longer answers.
+        """
+        if self.size == 1:
+            return ready
+        return _State.NOT_READY not in self._exchange(_State.READY if ready else _State.NOT_READY)
+
+    def guard(self, ddp: DistributedDataParallel) -> None:
+        """Guard the collectives that `DistributedDataParallel` runs in C++.
+
+        Its all-reduce of gradients moves to Python, with the same result. Before the second forward it agrees
+        on its buckets; so each forward starts with an exchange.
+
+        Args:
+            ddp: The wrapper, without a communication hook so far.
+        """
+
+        # Imported here, as torch may have been built without it.
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+        ddp.register_forward_pre_hook(lambda *_: self._announce())
+        ddp.register_comm_hook(ddp.process_group, allreduce_hook)
+        if ddp.static_graph:
+            ddp.reducer = _StaticGraphReducer(ddp.reducer, self._announce)
+
+    def gather(self, value: T) -> list[T]:
+        """Collect, outside an attempt, every rank's value, by rank.
+
+        Args:
+            value: This rank's, which can be pickled.
+
+        Raises:
+            PeerLost: A process ended, or no longer answers.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        self._ask(lambda group: dist.all_gather_object(values, value, group=group))
+        return values
+
+    def share(self, value: T) -> T:
+        """Tell, outside an attempt, every rank the value of rank 0.
+
+        Args:
+            value: This rank's, which can be pickled.
+        """
+        return self.gather(value)[0]
+
+    def sharers(self, device: str) -> int:
+        """Count, outside an attempt, the processes on this host that name the same device, this one included.
+
+        Args:
+            device: A name that differs between the devices of a host.
+        """
+        here = (socket.gethostname(), device)
+        return self.gather(here).count(here)
+
+    def close(self) -> None:
+        """Give up the group for exchanges; the processes are alone from here on."""
+        if self._control is not None and dist.is_initialized():
+            dist.destroy_process_group(self._control)
+        self._control = None
+
+    def _announce(self) -> None:
+        if self._under_way:
+            self._exchange(_State.COLLECTIVE)
+
+    @contextmanager
+    def _guarded_collectives(self) -> Iterator[None]:
+        originals = [
+            (module, name, getattr(module, name))
+            for module in (dist, dist.distributed_c10d)
+            for name in COLLECTIVES
+            if hasattr(module, name)
+        ]
+        for module, name, collective in originals:
+            setattr(module, name, self._guarded(collective))
+        try:
+            yield
+        finally:
+            for module, name, collective in originals:
+                setattr(module, name, collective)
+
+    def _guarded(self, collective: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(collective)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            # After the attempt too: a module first imported inside it may have taken the guarded function along.
+            if not self._under_way or not self._concerns_all(args, kwargs):
+                return collective(*args, **kwargs)
+            # A collective that calls others is guarded again there, where this rank may have failed in between.
+            with self._interrupts.held():
+                self._exchange(_State.COLLECTIVE)
+                return collective(*args, **kwargs)
+
+        return guarded
+
+    def _concerns_all(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, dist.ProcessGroup):
+                return value is not self._control and value.size() == self.size
+            if value is dist.GroupMember.NON_GROUP_MEMBER:
+                return False
+        return True
+
+    def _exchange(self, mine: _State) -> list[_State]:
+        """Tell all ranks where this one stands, and hear where they stand: the heart of it all."""
+        if self._end is not None:
+            raise self._ending()
+        with self._interrupts.held():
+            # The user's dispatch modes, and the byte counter, are not to see this.
+            unseen = torch._C._DisableTorchDispatch()
+            try:
+                self._states.zero_()
+                self._states[self.rank] = mine
+                self._ask(lambda group: dist.all_reduce(self._states, dist.ReduceOp.MAX, group=group))
+            finally:
+                del unseen
+            states = [_State(state) for state in self._states.tolist()]
+            self._under_way = set(states) != {_State.DONE}
+            self._end = self._what_ends_it(states)
+        if self._end is not None and mine is not _State.FAILED:
+            raise self._ending()
+        return states
+
+    def _what_ends_it(self, states: list[_State]) -> tuple[type[BaseException], str] | None:
+        failed = [str(rank) for rank, state in enumerate(states) if state is _State.FAILED]
+        if failed:
+            return PeerFailed, (
+                f"All {self.size} ranks were to finish this attempt, but rank {', '.join(failed)} failed, and rank "
+                f"{self.rank} left it too. The error is in the failed rank's output."
+            )
+        if len({_State.READY if state is _State.NOT_READY else state for state in states}) > 1:
+            where = ", ".join(f"rank {rank} {_PHRASES[state]}" for rank, state in enumerate(states))
+            return PeersDiverged, (
+                f"All ranks must run the same batches and collectives, but {where}. Make every rank run as many "
+                f"batches as the others, and call the collectives of torch.distributed on all or none."
+            )
+        return None
+
+    def _ask(self, collective: Callable[[dist.ProcessGroup | None], None]) -> None:
+        reason = ""
+        try:
+            if not self._lost:
+                collective(self._control)
+        except RuntimeError as error:
+            reason = str(error)
+        if reason:
+            self._lost = (
+                f"All {self.size} processes must answer before training goes on, but rank {self.rank} lost the "
+                f"connection to one of them ({reason}). See in the other ranks' output why it ended (if there is "
+                f"nothing, the system may have killed it for using too much memory), then start all of them again."
+            )
+            # Gloo tells the dead process's neighbours only. Those who wait for this rank hear of it when its
+            # connections close, with the last reference: that is why the error, whose traceback has one, is gone.
+            self.close()
+        if self._lost:
+            self._end = PeerLost, self._lost
+            raise PeerLost(self._lost)
+
+    def _ending(self) -> BaseException:
+        assert self._end is not None
+        kind, text = self._end
+        return kind(text)
+
+
+class _StaticGraphReducer:
+    """DDP's reducer, which in a static graph's first backward all-reduces in C++ which parameters were used."""
+
+    def __init__(self, reducer: Any, announce: Callable[[], None]) -> None:
+        self._reducer = reducer
+        self._announce = announce
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def _delay_all_reduce(self) -> None:
+        self._announce()
+        self._reducer._delay_all_reduce()
+
+
+class _Interrupts:
+    """Ctrl-C, held back while this rank must not leave the others in the middle of a collective."""
+
+    def __init__(self) -> None:
+        self._holding = False
+        self._pending = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Take Ctrl-C over, to be held when it has to be."""
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(before):
+            yield  # nothing raises here
+            return
+
+        def handle(number: int, frame: Any) -> None:
+            if self._holding:
+                self._pending = True
+            else:
+                before(number, frame)
+
+        signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let Ctrl-C wait for the end of the block."""
+        outer, self._holding = self._holding, True
+        try:
+            yield
+        finally:
+            self._holding = outer
+            if self._pending and not outer:
+                self._pending = False
+                signal.raise_signal(signal.SIGINT)

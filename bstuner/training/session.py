@@ -1,0 +1,214 @@
+"""One search inside one run: what it looks at, what it probes, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal, Protocol
+
+import torch
+from lightning.pytorch import Trainer
+
+from bstuner.core.result import Probe
+from bstuner.device.limit import format_bytes
+from bstuner.device.memory import DeviceMemory, memory_of
+from bstuner.device.peers import Peers
+from bstuner.errors import NothingFits
+from bstuner.training._lightning import loaders_come_from_hooks, request_loaders
+from bstuner.training.batching import Batching, locate_batching
+from bstuner.training.constraints import EpochData
+from bstuner.training.garbage import short_collections
+from bstuner.training.probe import Prober
+from bstuner.training.probe_data import ProbeData
+from bstuner.training.state import FrozenFit
+from bstuner.training.strategy import unwrap, wrap
+from bstuner.training.together import run_on_all
+
+__all__ = ["FindSettings", "Observer", "Session", "open_session", "passed_loaders"]
+
+
+@dataclass(frozen=True)
+class FindSettings:
+    """What a user may choose; the meaning of each is documented at `BatchSizeFinder`."""
+
+    mode: Literal["power", "binsearch"] = "power"
+    steps_per_trial: int = 2
+    init_val: int = 2
+    max_val: int | None = None
+    batch_arg_name: str = "batch_size"
+    margin: float = 0.1
+    memory_limit: int | None = None
+    probe_with: int | Callable[[Any], Any] | None = None
+    global_batch_size: int | None = None
+    validation: bool = False
+
+
+class Observer(Protocol):
+    """Hears how a search goes on, to show it."""
+
+    def scanning(self, done: int, total: int) -> None:
+        """Samples are being looked at."""
+
+    def probing(self, size: int, of: str) -> None:
+        """A size is about to run."""
+
+    def probed(self, probe: Probe, of: str) -> None:
+        """A size has run."""
+
+
+class Session:
+    """A search inside a run, on all of its processes at once; made by `open_session`.
+
+    Attributes:
+        peers: the processes.
+        memory: the device of this process.
+        capacity: bytes that the process with the least may use.
+        usable: the part of the capacity that a batch may take.
+        batching: where the batch size lives.
+        remark: what the user should know about that; empty for nothing.
+        data: the batches.
+        epoch: what the loaders hold, on the process that has the least.
+
+    """
+
+    batching: Batching
+    remark: str
+    data: ProbeData
+    epoch: EpochData
+
+    def __init__(self, trainer: Trainer, stage: str, settings: FindSettings, observer: Observer, fresh: bool) -> None:
+        self.trainer = trainer
+        self.stage = stage
+        self.settings = settings
+        self._role = "train" if stage == "fit" else stage
+        self._observer = observer
+        self._fresh = fresh
+        self.peers = Peers.here()
+        unwrap(trainer)
+        self._frozen = FrozenFit(trainer, passed_loaders(trainer, stage))
+        device = trainer.strategy.root_device
+        self.memory: DeviceMemory = memory_of(
+            device, settings.memory_limit, self._frozen.tensors, sharers=self.peers.sharers(str(device))
+        )
+        self.capacity = min(self.peers.gather(self.memory.capacity))
+        self.usable = int(self.capacity * (1 - settings.margin))
+
+    def locate(self) -> None:
+        """Find where the batch size lives. From here on user code runs: there is something to restore."""
+
+        def locate() -> None:
+            name = self.settings.batch_arg_name
+            self.batching, self.remark = locate_batching(self.trainer, self._role, name)
+
+        run_on_all(self.peers, locate)
+
+    def look(self, accumulate: Callable[[int], int]) -> None:
+        """Look at the data.
+
+        Args:
+            accumulate: batches per optimizer step, at a batch size.
+
+        """
+        found: list[EpochData] = []
+
+        def look() -> None:
+            self.data = ProbeData(self.trainer, self.stage, self.settings.probe_with, self._observer.scanning)
+            found.append(EpochData.of(self.trainer, self._role, self.data.loaders))
+
+        run_on_all(self.peers, look)
+        self.epoch = reduce(EpochData.smaller, self.peers.gather(found[0]))
+        self._prober = Prober(
+            self.trainer,
+            self.stage,
+            self.data,
+            self.memory,
+            self.peers,
+            self._frozen,
+            self.usable,
+            self.settings.steps_per_trial,
+            accumulate,
+            self._fresh,
+        )
+
+    def close(self) -> None:
+        """Put the run back."""
+        self._frozen.restore()
+        self.memory.release()
+        if self.memory.slows_steps and "torch._dynamo" in sys.modules:
+            # Under the byte counter compiled modules ran eagerly, and would be remembered as not to be compiled.
+            torch.compiler.reset()
+
+    def probe(self, size: int, apply: Callable[[int], None] | None = None, of: str = "batch size") -> Probe:
+        """Run one size on all processes.
+
+        Args:
+            size: the batch size.
+            apply: puts it in place; None for where the batch size lives.
+            of: what the size is one of, in words.
+
+        """
+        self._observer.probing(size, of)
+        probe = self._prober.probe(size, apply or self.batching.apply)
+        self._observer.probed(probe, of)
+        return probe
+
+    def time(self, size: int) -> float | None:
+        """Seconds of one steady step at a size that is known to fit; None should memory run out all the same."""
+        self._observer.probing(size, "batch size")
+        return self._prober.time(size, self.batching.apply)
+
+    def resident(self) -> int:
+        """Bytes that the weights and the state of the run take, on the process where they take the most."""
+        return max(self.peers.gather(self.memory.allocated(self._frozen.tensors)))
+
+    def usable_in_words(self) -> str:
+        """How much a batch may take, and why."""
+        return (
+            f"{format_bytes(self.usable)} ({format_bytes(self.capacity)} on {self.memory.label} less the margin of "
+            f"{self.settings.margin:.0%})"
+        )
+
+    def nothing_fits(self, probes: Sequence[Probe]) -> NothingFits:
+        """The error for a search in which nothing fitted."""
+        smallest = min(probes, key=lambda probe: probe.batch_size)
+        return NothingFits(
+            f"Expected some batch to fit into {self.usable_in_words()}, but a batch of "
+            f"{smallest.batch_size} does not: {smallest.reason}. "
+            "Free memory on the device, raise memory_limit, or shrink the model, its inputs or its precision."
+        )
+
+
+@contextlib.contextmanager
+def open_session(
+    trainer: Trainer, stage: str, settings: FindSettings, observer: Observer, *, fresh: bool
+) -> Iterator[Session]:
+    """Open a search; afterwards the run is as it was.
+
+    Args:
+        trainer: a Trainer inside `fit`, `validate`, `test` or `predict`.
+        stage: which of the four.
+        settings: the user's choices.
+        observer: hears how it goes on.
+        fresh: whether the fit has yet to call its `on_fit_start` hooks.
+
+    """
+    session = Session(trainer, stage, settings, observer, fresh)
+    with short_collections(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the user's code says of a few made-up batches is noise
+        try:
+            yield session
+        finally:
+            session.close()
+    # Only now, since it needs all processes: after an error there may be fewer, and the run ends anyway.
+    wrap(trainer)
+    session.peers.close()
+
+
+def passed_loaders(trainer: Trainer, stage: str) -> list[Any]:
+    """The loaders that the user passed to the Trainer."""
+    roles = ("train", "val") if stage == "fit" else (stage,)
+    return [request_loaders(trainer, role) for role in roles if not loaders_come_from_hooks(trainer, role)]

@@ -1,0 +1,91 @@
+"""A global batch size that the user wants: which micro-batches can make it, and what to say where none can."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+
+from bstuner.core.layout import BatchLayout, nearest_layouts, possible_micro_batches
+from bstuner.errors import LayoutImpossible
+from bstuner.training.constraints import EpochData
+from bstuner.training.placement import accumulation_of, why_no_accumulation
+
+__all__ = ["WantedBatch"]
+
+
+class WantedBatch:
+    """How many batches make an optimizer step, at any micro-batch size.
+
+    Args:
+        trainer: a Trainer inside `fit`.
+        global_batch_size: samples per optimizer step over all processes; None to accumulate as the Trainer does.
+
+    Attributes:
+        sizes: the micro-batch sizes that are possible, ascending; None for all.
+
+    Raises:
+        LayoutImpossible: the processes cannot share it equally.
+
+    """
+
+    def __init__(self, trainer: Trainer, global_batch_size: int | None) -> None:
+        self._trainer = trainer
+        self._world = trainer.world_size
+        self._wanted = global_batch_size
+        self.sizes: list[int] | None = None
+        if global_batch_size is None:
+            return
+        self.sizes = possible_micro_batches(global_batch_size, self._world)
+        self._share = self.sizes[-1]
+        self._obstacle = why_no_accumulation(trainer)
+        if self._obstacle:
+            self.sizes = [self._share]
+
+    def accumulate(self, micro: int) -> int:
+        """Batches per optimizer step; of a micro-batch that does not divide the wanted batch, enough to reach it."""
+        return accumulation_of(self._trainer) if self._wanted is None else -(-self._share // micro)
+
+    def layout(self, micro: int) -> BatchLayout:
+        """The layout with a possible micro-batch size."""
+        now = self._trainer.accumulate_grad_batches
+        return BatchLayout(micro, now if self._wanted is None else self.accumulate(micro), self._world)
+
+    def refuse_short_epoch(self, epoch: EpochData) -> None:
+        """Refuse a global batch that an epoch cannot fill.
+
+        Raises:
+            LayoutImpossible: an epoch has fewer samples.
+
+        """
+        samples = epoch.samples[0]
+        if self._wanted is not None and samples is not None and samples < self._share:
+            raise LayoutImpossible(
+                f"Expected a global batch size that an epoch can fill, found {self._wanted}: an epoch has {samples} "
+                f"samples for each of {self._world} processes. The largest possible is {samples * self._world}."
+            )
+
+    def impossible(self, fits: int, smallest: int) -> LayoutImpossible:
+        """The error for a global batch that no micro-batch can make.
+
+        Args:
+            fits: the largest micro-batch that fits.
+            smallest: the smallest that the model can train on.
+
+        """
+        wanted, world = int(self._wanted or 0), self._world
+        found = f"found {wanted} on {world} process{'es' * (world > 1)} with micro-batches of up to {fits} samples"
+        if self._obstacle:
+            return LayoutImpossible(
+                f"Expected a global batch size that needs no accumulation, since {self._obstacle}; {found}. "
+                f"The largest possible is {fits * world}."
+            )
+        below, above = nearest_layouts(wanted, world, fits, smallest)
+        nearest = " and ".join(f"{near.global_batch_size} ({_in_words(near)})" for near in (below, above) if near)
+        return LayoutImpossible(
+            f"Expected a global batch size that equal micro-batches can make, {found}: {self._share} samples per "
+            f"process have no divisor from {smallest} to {fits}. The nearest are {nearest}."
+        )
+
+
+def _in_words(layout: BatchLayout) -> str:
+    world = f" x {layout.world} processes" if layout.world > 1 else ""
+    return f"{layout.micro} x {layout.accumulate} accumulated{world}"
