@@ -23,6 +23,7 @@ from bstuner.training._lightning import (
 from bstuner.training.find import find_largest
 from bstuner.training.placement import Placement
 from bstuner.training.rehearsal import OwnCallback
+from bstuner.training.remarks import accumulation_remarks
 from bstuner.training.resume import answers, take_up, to_save
 from bstuner.training.session import FindSettings, passed_loaders
 from bstuner.training.state import FrozenStart, before_optimizers_exist
@@ -212,6 +213,9 @@ class BatchSizeFinder(OwnCallback):
             return
         self._result, self._placement = find_largest(trainer, stage, self.settings, display, fresh=fresh)
         display.show(self._result)
+        if self.settings.global_batch_size is not None:
+            for remark in accumulation_remarks(trainer.lightning_module, self._result.layout):
+                rank_zero_warn(remark)
         if stage == "fit":
             self._saved = to_save(self._result, self._placement, trainer.current_epoch)
         if trainer.is_global_zero and spawns_processes(trainer):

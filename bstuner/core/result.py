@@ -106,9 +106,14 @@ class FindResult:
     warnings: tuple[str, ...] = field(default=())
 
     @property
+    def layout(self) -> BatchLayout:
+        """Micro-batch size, accumulation and world size."""
+        return BatchLayout(self.batch_size, self.accumulate_grad_batches, self.world_size)
+
+    @property
     def global_batch_size(self) -> int:
         """Samples per optimizer step: micro-batch size x accumulation x world size."""
-        return BatchLayout(self.batch_size, self.accumulate_grad_batches, self.world_size).global_batch_size
+        return self.layout.global_batch_size
 
     @property
     def throughput(self) -> dict[int, float]:

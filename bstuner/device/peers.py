@@ -157,8 +157,11 @@ class Peers:
     def guard(self, ddp: DistributedDataParallel) -> None:
         """Guard the collectives that `DistributedDataParallel` runs in C++.
 
-        Its all-reduce of gradients moves to Python, with the same result. Before the second forward it agrees
-        on its buckets; so each forward starts with an exchange.
+        Its all-reduce of gradients moves to Python, with the same result. Before the second forward the ranks agree
+        on its buckets, so each forward starts with an exchange.
+
+        After a failed attempt, make a new wrapper, once nothing refers to this one: no traceback either. Two alive
+        around one module disturb each other.
 
         Args:
             ddp: The wrapper, without a communication hook so far.
@@ -170,7 +173,8 @@ class Peers:
         ddp.register_forward_pre_hook(lambda *_: self._announce())
         ddp.register_comm_hook(ddp.process_group, allreduce_hook)
         if ddp.static_graph:
-            ddp.reducer = _StaticGraphReducer(ddp.reducer, self._announce)
+            reducer: Any = _StaticGraphReducer(ddp.reducer, self._announce)
+            ddp.reducer = reducer
 
     def gather(self, value: T) -> list[T]:
         """Collect, outside an attempt, every rank's value, by rank.

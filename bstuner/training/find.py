@@ -53,6 +53,7 @@ class _Search:
         self.trainer, self.stage, self.settings = session.trainer, session.stage, session.settings
         self.wanted = WantedBatch(self.trainer, self.settings.global_batch_size)
         self.validation: ValidationSearch | None = None
+        self.ceiling: int | None = None  # the largest size that dataset and max_val allow
         self.probes: list[Probe] = []
 
     def run(self) -> tuple[FindResult, Placement]:
@@ -112,6 +113,7 @@ class _Search:
         limit: LimitedBy = "dataset"
         if settings.max_val is not None and (high is None or settings.max_val < high):
             high, limit = settings.max_val, "max_val"
+        self.ceiling = high
         if sizes is not None and (high is None or sizes[-1] <= high):
             high, limit = sizes[-1], "global_batch_size"
         if sizes is not None and high is not None and high < sizes[0]:
@@ -140,11 +142,11 @@ class _Search:
         try:
             probe = self.session.probe(size, apply)
         except Exception as error:
+            # Many models cannot train on one sample (BatchNorm refuses it): that is why 1 comes last.
+            fits = max((probe.batch_size for probe in self.probes if probe.fits), default=self.ceiling)
+            if size == 1 and self.wanted.sizes is not None and fits is not None and fits > 1:
+                raise self.wanted.impossible(fits, 2) from error
             if size == 1 and self.probes:
-                # Many models cannot train on one sample (BatchNorm refuses it): that is why 1 comes last.
-                fits = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
-                if fits:
-                    raise self.wanted.impossible(fits, 2) from error
                 raise NothingFits(
                     f"{self.session.nothing_fits(self.probes)} A batch of 1 fails for another reason: "
                     f"{type(error).__name__}: {error}"
@@ -170,12 +172,19 @@ class _Search:
     def _layout_remarks(self, search: BatchSizeSearch, layout: BatchLayout) -> tuple[str, ...]:
         if self.settings.global_batch_size is None:
             return ()
-        fits = _fits(self.session.usable, search) or layout.micro
         batches = self.session.epoch.batches(layout.micro)
         return (
             *accumulation_remarks(self.trainer.lightning_module, layout),
-            *layout_remarks(layout, min(fits, self.wanted.sizes[-1] if self.wanted.sizes else fits), batches),
+            *layout_remarks(layout, self._fits(search) or layout.micro, batches),
         )
+
+    def _fits(self, search: BatchSizeSearch) -> int | None:
+        """The largest size that fits by the memory line and the other limits; None before there is a line."""
+        line = search.line
+        if line is None or line.slope <= 0:
+            return None
+        fits = int((self.session.usable - line.intercept) / line.slope)
+        return fits if self.ceiling is None else min(fits, self.ceiling)
 
     def _avoid_last_batch_of_one(self, best: int) -> tuple[int, str]:
         """A smaller size, probed too, if `best` would leave BatchNorm a last batch of one sample."""
@@ -208,8 +217,3 @@ class _Search:
             return None
         return StepTime.fit(list(timed), list(timed.values()))
 
-
-def _fits(usable: int, search: BatchSizeSearch) -> int | None:
-    """The largest size that fits by the memory line, or None before there is one."""
-    line = search.line
-    return None if line is None or line.slope <= 0 else int((usable - line.intercept) / line.slope)

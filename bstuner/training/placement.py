@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from bstuner.training.batching import Batching
 
-__all__ = ["Placement", "accumulation_of", "why_no_accumulation"]
+__all__ = ["Placement", "accumulation_of", "plans_accumulation"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,9 @@ def accumulation_of(trainer: Trainer) -> int:
     return max([trainer.accumulate_grad_batches, *_planned(trainer)])
 
 
-def why_no_accumulation(trainer: Trainer) -> str:
-    """What keeps the Trainer from accumulating another number of batches; empty where nothing does."""
-    if not trainer.lightning_module.automatic_optimization:
-        return f"{type(trainer.lightning_module).__name__} steps its optimizers itself (manual optimization)"
-    return "GradientAccumulationScheduler changes the accumulation by epoch" if _planned(trainer) else ""
+def plans_accumulation(trainer: Trainer) -> bool:
+    """Whether a callback of the user's changes the accumulation by epoch."""
+    return bool(_planned(trainer))
 
 
 def _planned(trainer: Trainer) -> list[int]:

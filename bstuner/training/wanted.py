@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from bstuner.core.layout import BatchLayout, nearest_layouts, possible_micro_batches
 from bstuner.errors import LayoutImpossible
 from bstuner.training.constraints import EpochData
-from bstuner.training.placement import accumulation_of, why_no_accumulation
+from bstuner.training.placement import accumulation_of, plans_accumulation
 
 __all__ = ["WantedBatch"]
 
@@ -23,7 +23,7 @@ class WantedBatch:
         sizes: the micro-batch sizes that are possible, ascending; None for all.
 
     Raises:
-        LayoutImpossible: the processes cannot share it equally.
+        LayoutImpossible: the processes cannot share it equally, or a callback changes it by epoch.
 
     """
 
@@ -34,15 +34,22 @@ class WantedBatch:
         self.sizes: list[int] | None = None
         if global_batch_size is None:
             return
+        if plans_accumulation(trainer):
+            raise LayoutImpossible(
+                f"Expected one accumulation for the whole fit with global_batch_size={global_batch_size}, found "
+                "GradientAccumulationScheduler, which changes it by epoch. Take one of the two out."
+            )
         self.sizes = possible_micro_batches(global_batch_size, self._world)
         self._share = self.sizes[-1]
-        self._obstacle = why_no_accumulation(trainer)
-        if self._obstacle:
+        self._manual = not trainer.lightning_module.automatic_optimization
+        if self._manual:
             self.sizes = [self._share]
 
     def accumulate(self, micro: int) -> int:
         """Batches per optimizer step; of a micro-batch that does not divide the wanted batch, enough to reach it."""
-        return accumulation_of(self._trainer) if self._wanted is None else -(-self._share // micro)
+        if self._wanted is None:
+            return accumulation_of(self._trainer)
+        return 1 if self._manual else -(-self._share // micro)
 
     def layout(self, micro: int) -> BatchLayout:
         """The layout with a possible micro-batch size."""
@@ -73,10 +80,11 @@ class WantedBatch:
         """
         wanted, world = int(self._wanted or 0), self._world
         found = f"found {wanted} on {world} process{'es' * (world > 1)} with micro-batches of up to {fits} samples"
-        if self._obstacle:
+        if self._manual:
             return LayoutImpossible(
-                f"Expected a global batch size that needs no accumulation, since {self._obstacle}; {found}. "
-                f"The largest possible is {fits * world}."
+                f"Expected a global batch size that needs no accumulation, since "
+                f"{type(self._trainer.lightning_module).__name__} steps its optimizers itself (manual optimization); "
+                f"{found}. The largest possible is {fits * world}."
             )
         below, above = nearest_layouts(wanted, world, fits, smallest)
         nearest = " and ".join(f"{near.global_batch_size} ({_in_words(near)})" for near in (below, above) if near)
