@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import (
 # Undocumented but without an underscore: swallows whatever user code does with `self.logger`.
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import CombinedLoader
+from pytorch_lightning import Callback as CallbackOfOtherRoot
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -95,8 +96,12 @@ class _Repeated:
             yield self._make()
 
 
-class OwnCallback(Callback):
-    """The base of bstuner's own callbacks: they run probes and are never part of one, subclasses of users included."""
+class OwnCallback(Callback, CallbackOfOtherRoot):
+    """The base of bstuner's own callbacks: they run probes and are never part of one, subclasses of users included.
+
+    A Trainer of the package pytorch_lightning, which has classes of its own, accepts it too, if only to be told in
+    `setup` that it is not supported; with another class it would stop before, with an error that says nothing.
+    """
 
 
 class _Finished(Exception):

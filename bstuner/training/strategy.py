@@ -16,12 +16,17 @@ _SUPPORTED = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, ModelParallelStra
 
 
 def refuse_unsupported(trainer: Trainer) -> None:
-    """Refuse a strategy under which a search would measure something else, or hang.
+    """Refuse a Trainer or a strategy under which a search would measure something else, or hang.
 
     Raises:
-        UnsupportedStrategy: the strategy is another one.
+        UnsupportedStrategy: they are not of a kind that is known.
 
     """
+    if not isinstance(trainer, Trainer):
+        raise UnsupportedStrategy(
+            f"Expected a Trainer of lightning.pytorch, found one of {type(trainer).__module__.partition('.')[0]}: write "
+            "`import lightning.pytorch as pl` instead of `import pytorch_lightning as pl`, everywhere in your code."
+        )
     if not isinstance(trainer.strategy, _SUPPORTED):
         raise UnsupportedStrategy(
             f"Expected one device, DDP or FSDP, found {type(trainer.strategy).__name__}, which bstuner does not know. "
