@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["CpuMemory", "CudaMemory", "DeviceMemory", "MemoryReading", "MpsMemory", "memory_of"]
+__all__ = ["CpuMemory", "CudaMemory", "DeviceMemory", "MemoryReading", "MpsMemory", "memory_of", "name_on_host"]
 
 
 @dataclass
@@ -247,6 +247,18 @@ def memory_of(
         f"The device must be cuda (also ROCm), mps or cpu, whose memory can be measured, "
         f"but it is {device.type!r}. Run on one of those, or set the batch size by hand."
     )
+
+
+def name_on_host(device: torch.device) -> str:
+    """Name a device so that every process on this host calls it the same, whatever devices each can see.
+
+    >>> name_on_host(torch.device("cpu"))
+    'cpu'
+
+    Args:
+        device: The device.
+    """
+    return f"cuda {torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
 
 
 def _stricter(capacity: int, limit: int | None) -> int:

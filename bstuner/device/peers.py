@@ -154,7 +154,7 @@ class Peers:
             return ready
         return _State.NOT_READY not in self._exchange(_State.READY if ready else _State.NOT_READY)
 
-    def guard(self, ddp: DistributedDataParallel) -> None:
+    def guard(self, ddp: DistributedDataParallel, own_hook: bool = False) -> None:
         """Guard the collectives that `DistributedDataParallel` runs in C++.
 
         Its all-reduce of gradients moves to Python, with the same result. Before the second forward the ranks agree
@@ -164,14 +164,16 @@ class Peers:
         around one module disturb each other.
 
         Args:
-            ddp: The wrapper, without a communication hook so far.
+            ddp: The wrapper.
+            own_hook: Whether it has a communication hook already, and takes no other. One that calls the functions
+                of `torch.distributed` is guarded there.
         """
-
         # Imported here, as torch may have been built without it.
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
         ddp.register_forward_pre_hook(lambda *_: self._announce())
-        ddp.register_comm_hook(ddp.process_group, allreduce_hook)
+        if not own_hook:
+            ddp.register_comm_hook(ddp.process_group, allreduce_hook)
         if ddp.static_graph:
             reducer: Any = _StaticGraphReducer(ddp.reducer, self._announce)
             ddp.reducer = reducer

@@ -216,4 +216,3 @@ class _Search:
         if len(timed) < 2:
             return None
         return StepTime.fit(list(timed), list(timed.values()))
-

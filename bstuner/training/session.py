@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 
 from bstuner.core.result import Probe
 from bstuner.device.limit import format_bytes
-from bstuner.device.memory import DeviceMemory, memory_of
+from bstuner.device.memory import DeviceMemory, memory_of, name_on_host
 from bstuner.device.peers import Peers
 from bstuner.errors import NothingFits
 from bstuner.training._lightning import loaders_come_from_hooks, request_loaders
@@ -92,7 +92,7 @@ class Session:
         self._frozen = FrozenFit(trainer, passed_loaders(trainer, stage))
         device = trainer.strategy.root_device
         self.memory: DeviceMemory = memory_of(
-            device, settings.memory_limit, self._frozen.tensors, sharers=self.peers.sharers(str(device))
+            device, settings.memory_limit, self._frozen.tensors, sharers=self.peers.sharers(name_on_host(device))
         )
         self.capacity = min(self.peers.gather(self.memory.capacity))
         self.usable = int(self.capacity * (1 - settings.margin))

@@ -56,4 +56,4 @@ def wrap_for_probe(trainer: Trainer, peers: Peers) -> None:
     wrap(trainer)
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
-        peers.guard(strategy.model)
+        peers.guard(strategy.model, own_hook=has_communication_hook(strategy))
