@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import signal
 import socket
-import threading
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import distributed as dist
 
+from bstuner.device.interrupts import Interrupts
 from bstuner.errors import PeerLost, PeersDiverged
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class Peers:
         self._under_way = False
         # The type and text of what ended the attempt. Not the error: its traceback would keep tensors alive.
         self._end: tuple[type[BaseException], str] | None = None
-        self._interrupts = _Interrupts()
+        self._interrupts = Interrupts()
 
     @classmethod
     def here(cls) -> Peers:
@@ -331,43 +330,3 @@ class _StaticGraphReducer:
     def _delay_all_reduce(self) -> None:
         self._announce()
         self._reducer._delay_all_reduce()
-
-
-class _Interrupts:
-    """Ctrl-C, held back while this rank must not leave the others in the middle of a collective."""
-
-    def __init__(self) -> None:
-        self._holding = False
-        self._pending = False
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Take Ctrl-C over, to be held when it has to be."""
-        before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or not callable(before):
-            yield  # nothing raises here
-            return
-
-        def handle(number: int, frame: Any) -> None:
-            if self._holding:
-                self._pending = True
-            else:
-                before(number, frame)
-
-        signal.signal(signal.SIGINT, handle)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let Ctrl-C wait for the end of the block."""
-        outer, self._holding = self._holding, True
-        try:
-            yield
-        finally:
-            self._holding = outer
-            if self._pending and not outer:
-                self._pending = False
-                signal.raise_signal(signal.SIGINT)

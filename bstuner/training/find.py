@@ -126,11 +126,9 @@ class _Search:
             search.record(size, self._probe(size).peak_bytes)
         if search.best is None:
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
-            raise (
-                self.wanted.impossible(_fits(self.session.usable, search) or fits, 1)
-                if fits
-                else (self.session.nothing_fits(self.probes))
-            )
+            if fits:  # but none of the sizes that would make the wanted batch does
+                raise self.wanted.impossible(self._fits(search) or fits, 1)
+            raise self.session.nothing_fits(self.probes)
         return search, "memory" if search.limited_by == "memory" else limit
 
     def _probe(self, size: int) -> Probe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -25,7 +25,6 @@ from lightning.pytorch.callbacks import (
 # Undocumented but without an underscore: swallows whatever user code does with `self.logger`.
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import CombinedLoader
-from pytorch_lightning import Callback as CallbackOfOtherRoot
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -36,6 +35,15 @@ from bstuner.training.batching import with_loaders
 from bstuner.training.timing import Timing
 
 __all__ = ["BatchSource", "Batches", "OwnCallback", "rehearse_evaluation", "rehearse_fit", "takes_part"]
+
+
+if TYPE_CHECKING:
+
+    class CallbackOfOtherRoot:
+        """To the type checker, two classes of the same hooks for different Trainers contradict each other."""
+
+else:
+    from pytorch_lightning import Callback as CallbackOfOtherRoot
 
 
 class BatchSource(NamedTuple):

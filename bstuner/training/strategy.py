@@ -24,8 +24,9 @@ def refuse_unsupported(trainer: Trainer) -> None:
     """
     if not isinstance(trainer, Trainer):
         raise UnsupportedStrategy(
-            f"Expected a Trainer of lightning.pytorch, found one of {type(trainer).__module__.partition('.')[0]}: write "
-            "`import lightning.pytorch as pl` instead of `import pytorch_lightning as pl`, everywhere in your code."
+            f"Expected a Trainer of lightning.pytorch, found one of {type(trainer).__module__.partition('.')[0]}: "
+            "write `import lightning.pytorch as pl` instead of `import pytorch_lightning as pl`, everywhere in your "
+            "code."
         )
     if not isinstance(trainer.strategy, _SUPPORTED):
         raise UnsupportedStrategy(

@@ -104,6 +104,15 @@ def test_manual_optimization_is_met_by_one_micro_batch_or_not_at_all() -> None:
         found(zoo.ManualAutoencoder(length=4096), 4096, max_val=64)
 
 
+def test_manual_optimization_that_does_not_fit_is_told_what_does() -> None:
+    class Wide(zoo.ManualAutoencoder):
+        def loss(self, batch: Any) -> torch.Tensor:
+            return super().loss(batch) + 0 * torch.ones(len(batch[0]), 4096).sum()
+
+    with pytest.raises(LayoutImpossible, match=r"needs no accumulation, since Wide .* The largest possible is 1\d\d\."):
+        found(Wide(length=4096), 1024, memory_limit="4MiB")
+
+
 def test_a_callback_that_changes_the_accumulation_contradicts_it() -> None:
     with pytest.raises(LayoutImpossible, match="found GradientAccumulationScheduler, which changes it by epoch"):
         found(zoo.Mlp(), 64, GradientAccumulationScheduler({0: 2}))
