@@ -13,9 +13,12 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.core.result import FindResult
 from bstuner.errors import InvalidSetting
+from bstuner.training._lightning import spawns_processes
+from bstuner.training.placement import Placement
 from bstuner.training.random_state import RandomState
 from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.snapshot import Snapshot
+from bstuner.training.spawned import in_processes
 
 __all__ = ["find"]
 
@@ -69,29 +72,51 @@ def find(
     if unused not in (None, (None, None)):
         expected = "train_dataloaders= and val_dataloaders=" if method == "fit" else "dataloaders="
         raise InvalidSetting(f"Expected loaders for method={method!r} as {expected}, found them in another argument.")
-    finder = BatchSizeFinder(**settings)
-    finder.search_only = True
+    finder = _Search(**settings)
     data = (
         {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
         if method == "fit"
         else {"dataloaders": dataloaders}
     )
+    data["datamodule"] = datamodule
     callbacks, loggers = trainer.callbacks, trainer.loggers
     taking_part = [callback for callback in callbacks if not isinstance(callback, _LEFT_OUT)]
     random = RandomState()
     # What `setup` and `configure_model` do will be done again by the run to come.
-    before = [Snapshot(taking_part), Snapshot([model, datamodule, data], contents=False)]
+    before = [Snapshot(taking_part), Snapshot([model, data], contents=False)]
     trainer.callbacks = [finder, *taking_part]
     trainer.loggers = [DummyLogger()] if loggers else []
     try:
-        getattr(trainer, method)(model, datamodule=datamodule, **data)
+        if spawns_processes(trainer):
+            result, placement = in_processes(trainer, _search, model, data, method, finder)
+        else:
+            result, placement = _search(trainer, model, data, method, finder)
     finally:
         trainer.callbacks, trainer.loggers = callbacks, loggers
         for snapshot in before:
             snapshot.restore()
         random.restore()
-    if finder.result is None:
+    if result is None or placement is None:
         raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
     model.trainer = trainer
-    finder.apply(trainer)
-    return finder.result
+    placement.apply(trainer)
+    return result
+
+
+class _Search(BatchSizeFinder):
+    """The callback, where the search is all there is."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.search_only = True
+
+    def answer(self) -> tuple[FindResult | None, Placement | None]:
+        """What was found, and where it belongs."""
+        return self.result, self._placement
+
+
+def _search(
+    trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, finder: _Search
+) -> tuple[FindResult | None, Placement | None]:
+    getattr(trainer, method)(model, **data)
+    return finder.answer()

@@ -137,16 +137,18 @@ class BatchSizeFinder(OwnCallback):
     @property
     def result(self) -> FindResult | None:
         """What was found; None before the search, and after a fit that took its answer from a checkpoint."""
-        if self._result is None:
-            self._result = self._mailbox.take()  # of a search in a process that Lightning has spawned
+        posted = self._mailbox.take()  # by a search in a process that Lightning has spawned
+        if posted is not None:
+            self._result, self._placement = posted, None
         return self._result
 
     @property
     def optimal_batch_size(self) -> int | None:
         """The answer, by the name that Lightning's finder gives it."""
+        result = self.result
         if self._placement is not None:
             return self._placement.micro
-        return None if self.result is None else self.result.batch_size
+        return None if result is None else result.batch_size
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
@@ -243,7 +245,7 @@ class BatchSizeFinder(OwnCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing behind in the Trainer."""
         self._cancel()
-        self._start = None
+        self._cancel, self._start = _nothing, None
 
     def state_dict(self) -> dict[str, Any]:
         """The answer, for the checkpoint."""

@@ -7,6 +7,11 @@ user's stay aside untouched, so there is no progress, no metric and no loader st
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from lightning.fabric.utilities.data import _set_sampler_epoch
@@ -17,6 +22,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _request_dataloader
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
@@ -31,14 +37,18 @@ __all__ = [
     "begin_epoch_anew",
     "checkpoint_steps",
     "combination_mode",
+    "end_processes",
     "end_run_early",
     "forget_loaders",
     "has_communication_hook",
     "hook_of",
     "install_evaluation_loop",
     "install_fit_loop",
+    "launch",
+    "leave_launcher",
     "loaders_come_from_hooks",
     "prepared_loader",
+    "processes_started_with",
     "request_loaders",
     "resize_when_rebuilt",
     "restart_evaluation",
@@ -197,8 +207,75 @@ def end_run_early(trainer: Trainer) -> None:
     if not spawns_processes(trainer):
         # The only exception that Trainer's entry points take as a normal end.
         raise _TunerExitException
-    # A spawned process cannot hand that on; there the fit goes on, with nothing to do.
+    # A spawned process cannot hand that on; there the run goes on, with nothing to do.
     trainer.limit_train_batches = trainer.num_sanity_val_steps = 0
+    trainer.limit_val_batches = trainer.limit_test_batches = trainer.limit_predict_batches = 0
+    if trainer.state.fn != "fit":
+        restart_evaluation(trainer, str(trainer.state.fn.value))
+
+
+def launch(trainer: Trainer, function: Callable[..., Any], *args: Any) -> Any:
+    """Run a function in the processes that the Trainer's strategy spawns or forks, and return rank 0's result."""
+    # Without trainer=, the launcher returns the result as it is, and does not count this as the one fit it allows.
+    return trainer.strategy.launcher.launch(function, *args)
+
+
+def leave_launcher(trainer: Trainer) -> None:
+    """Have a Trainer, in a process that a launcher has made, run in this process."""
+    # _launcher: with one, the Trainer's methods would make more processes.
+    trainer.strategy._launcher = None
+
+
+def end_processes(trainer: Trainer, patience: float = 10.0) -> None:
+    """See that none of the processes that Lightning has made for a Trainer is left, after some seconds.
+
+    Its observer, which kills this process once it sees that another one has failed, is not to interfere.
+    """
+    # procs: of the launchers that make processes, each by another class; kept nowhere public. The observer of the
+    # subprocess launcher reads the same list: it is emptied, and the observer takes that for the end of the run.
+    launched = getattr(trainer.strategy.launcher, "procs", [])
+    processes, launched[:] = list(launched), []
+    end = time.monotonic() + patience
+    for process in processes:
+        _wait(process, max(0.0, end - time.monotonic()))
+
+
+def _wait(process: BaseProcess | subprocess.Popen[bytes], seconds: float) -> None:
+    if isinstance(process, subprocess.Popen):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return
+        process.kill()
+        process.wait()
+    else:
+        process.join(seconds)
+        process.kill()
+        process.join()
+
+
+@contextlib.contextmanager
+def processes_started_with(command: Sequence[str]) -> Iterator[None]:
+    """Have Lightning start the processes of further ranks by a command, followed by the script's own arguments.
+
+    Otherwise they would run the script as it is.
+    """
+    # _basic_subprocess_cmd, _hydra_subprocess_cmd: nothing public says how these processes are started. Replaced in
+    # the module of the launcher, which has imported them by name.
+    basic, hydra = subprocess_script._basic_subprocess_cmd, subprocess_script._hydra_subprocess_cmd
+
+    def own(original: Sequence[str]) -> list[str]:
+        return [*command, *original[2:]]  # without the interpreter and the script
+
+    def own_hydra(local_rank: int) -> tuple[list[str], str]:
+        original, folder = hydra(local_rank)
+        return own(original), folder
+
+    subprocess_script._basic_subprocess_cmd = lambda: own(basic())
+    subprocess_script._hydra_subprocess_cmd = own_hydra
+    try:
+        yield
+    finally:
+        subprocess_script._basic_subprocess_cmd, subprocess_script._hydra_subprocess_cmd = basic, hydra
 
 
 def shadow_scheduler_step(module: LightningModule) -> None:

@@ -58,6 +58,8 @@ _MACHINERY = (sys.stdlib_module_names - {"argparse", "collections", "types"}) | 
     *("bstuner", "lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torch", "numpy"),
     *("tensorboard", "wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim", "optuna", "ray", "rich", "tqdm"),
 }
+# FSDP keeps which parameters are gathered at the moment in objects of its own, which hooks of the module refer to.
+_KEPT_BY_TORCH = "torch.distributed.fsdp"
 _PIPELINE = (DataLoader, Dataset, Sampler, LightningDataModule, CombinedLoader)
 # Nothing to remember, or alive outside the search: winding a running thread back would break it.
 _CLOSED = (
@@ -155,7 +157,8 @@ def _plain_torch() -> Iterator[None]:
 
 
 def _is_machinery(definition: Any) -> bool:
-    return str(definition.__module__).partition(".")[0] in _MACHINERY
+    module = str(definition.__module__)
+    return module.partition(".")[0] in _MACHINERY and not module.startswith(_KEPT_BY_TORCH)
 
 
 def _keeps_state(kind: Any) -> bool:

@@ -1,0 +1,126 @@
+"""FSDP2 (ModelParallelStrategy with fully_shard) on two processes: parameters are gathered and freed in every step.
+
+Lightning's FSDPStrategy, which wraps the older FSDP of torch, refuses to run without a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import zoo
+from lightning.pytorch.strategies import ModelParallelStrategy
+from ranks import launch
+from sameness import assert_same
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from bstuner import BatchSizeFinder
+
+
+class Sharded(zoo.Regularised):
+    """Its layers are made, and sharded, in configure_model."""
+
+    where = ""
+
+    def build(self) -> Any:
+        return None
+
+    def configure_model(self) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        if self.net is not None:
+            return
+        self.net = nn.Sequential(*zoo.Wide.build(self), nn.Dropout(0.1))
+        for layer in [*self.net, self.net]:
+            if isinstance(layer, (nn.Linear, nn.Sequential)):
+                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        loss = super().loss(batch)
+        if self.where == "forward":
+            self.fail(len(batch[0]))
+        if self.where == "backward" and loss.requires_grad:
+            loss.register_hook(lambda _: self.fail(len(batch[0])))
+        return loss
+
+    def fail(self, samples: int) -> None:
+        if dist.get_rank() == 1 and samples >= 64:
+            raise torch.OutOfMemoryError("made up")
+
+
+def fit(model: Sharded, *callbacks: L.Callback, **options: Any) -> dict[str, Any]:
+    L.seed_everything(5, verbose=False)
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    trainer = zoo.trainer(*callbacks, devices=2, strategy=strategy, max_epochs=1, **options)
+    trainer.fit(model)
+    weights = {
+        name: value.to_local() if isinstance(value, DTensor) else value for name, value in model.named_parameters()
+    }
+    return {"weights": weights, "losses": model.losses, "generator": torch.get_rng_state()}
+
+
+def the_same_run() -> str:
+    by_hand = fit(Sharded(batch_size=64, length=512))
+    assert_same(fit(Sharded(batch_size=8, length=512), BatchSizeFinder(max_val=64)), by_hand)
+    return "same"
+
+
+def one_rank_runs_out_of_memory(where: str) -> Any:
+    model = Sharded(batch_size=8, length=512)
+    model.where = where
+    finder = BatchSizeFinder()
+    trained = fit(model, finder)
+    assert finder.result is not None
+    assert all(loss == loss for loss in trained["losses"])
+    return finder.result.as_dict()
+
+
+def under_a_limit() -> Any:
+    finder = BatchSizeFinder(memory_limit="3MiB")
+    fit(Sharded(batch_size=8, length=8192), finder, limit_train_batches=2)
+    assert finder.result is not None
+    return finder.result.as_dict()
+
+
+SCENARIOS = {
+    "the same run": the_same_run,
+    "forward": functools.partial(one_rank_runs_out_of_memory, "forward"),
+    "backward": functools.partial(one_rank_runs_out_of_memory, "backward"),
+    "limit": under_a_limit,
+}
+
+
+def run_all() -> dict[str, Any]:
+    torch.set_num_threads(1)
+    return {name: run() for name, run in SCENARIOS.items()}
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, Any]:
+    first, second = (rank.value for rank in launch(run_all, ranks=2))
+    assert first == second, "every rank has the same answer"
+    return first
+
+
+def test_training_is_the_run_started_by_hand(answers: dict[str, Any]) -> None:
+    assert answers["the same run"] == "same"
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_memory_that_runs_out_while_parameters_are_gathered_leaves_nothing_behind(answers: Any, where: str) -> None:
+    answer = answers[where]
+    assert (answer["batch_size"], answer["limited_by"], answer["world_size"]) == (32, "memory", 2)
+    failed = {probe["batch_size"] for probe in answer["probes"] if not probe["fits"]}
+    assert failed == {256, 128, 64}
+
+
+def test_a_limit_counts_what_is_gathered(answers: Any) -> None:
+    answer = answers["limit"]
+    assert answer["limited_by"] == "memory"
+    line = answer["memory_line"]
+    assert line["intercept_bytes"] + 2 * answer["batch_size"] * line["bytes_per_sample"] > answer["usable_bytes"]
