@@ -29,6 +29,10 @@ def find_summary(result: FindResult) -> RenderableType:
         f"{format_bytes(result.usable_bytes)} usable ({margin:.0%} kept free)",
     )
     facts.add_row("Fits", _fits(result))
+    if result.accumulate_grad_batches > 1 or result.world_size > 1:
+        facts.add_row("Step", _step(result))
+    if result.validation_batch_size is not None:
+        facts.add_row("Validates", f"{result.validation_batch_size} per device, beside that")
     if result.reference_batch_size is not None:
         facts.add_row("Was", f"{result.reference_batch_size}, as {result.holder}")
     if result.knee is not None:
@@ -51,6 +55,12 @@ def _fits(result: FindResult) -> str:
     return f"{result.batch_size} per device ({measured}{beyond}) after {count} probes, {result.seconds:.1f} s"
 
 
+def _step(result: FindResult) -> str:
+    accumulated = f" x {result.accumulate_grad_batches} accumulated" if result.accumulate_grad_batches > 1 else ""
+    processes = f" x {result.world_size} processes" if result.world_size > 1 else ""
+    return f"{result.global_batch_size:,} samples = {result.batch_size}{accumulated}{processes}"
+
+
 def _knee(result: FindResult, knee: int) -> str:
     rates = result.throughput
     largest = max(rates)
@@ -64,6 +74,8 @@ def _knee(result: FindResult, knee: int) -> str:
 def _limit(result: FindResult) -> str:
     if result.limited_by == "memory":
         return "memory"
+    if result.limited_by == "global_batch_size":
+        return "the global batch size that is wanted"
     if result.limited_by == "max_val":
         return "max_val: a larger batch may fit"
     held = f" of {result.dataset_size:,} samples" if result.dataset_size is not None else ""

@@ -54,6 +54,7 @@ def test_the_findings_line_by_line() -> None:
     assert lines(RESULT) == [
         "Device  NVIDIA H200, 140.0 GiB, 126.0 GiB usable (10% kept free)",
         "Fits    1024 per device (64.0 GiB measured; 2048 would need 128.5 GiB) after 3 probes, 2.2 s",
+        "Step    2,048 samples = 1024 x 2 accumulated",
         "Was     32, as Digits.batch_size",
         "Knee    256: 95% of the throughput of 1024",
         "Limit   memory",
@@ -78,6 +79,10 @@ def test_the_findings_line_by_line() -> None:
         ({"knee": 512}, "Knee    512: at least 90% of the throughput of 1024, by the fitted step time"),
         ({"changed_settings": ("max_steps=10 now spans 20 samples",)}, "Note     max_steps=10 now spans 20 samples"),
         ({"warnings": ("mind the gap",)}, "Warning  mind the gap"),
+        ({"limited_by": "global_batch_size"}, "Limit   the global batch size that is wanted"),
+        ({"world_size": 4}, "Step    8,192 samples = 1024 x 2 accumulated x 4 processes"),
+        ({"world_size": 4, "accumulate_grad_batches": 1}, "Step    4,096 samples = 1024 x 4 processes"),
+        ({"validation_batch_size": 4096}, "Validates  4096 per device, beside that"),
     ],
 )
 def test_each_finding_has_its_words(change: dict[str, Any], line: str) -> None:
