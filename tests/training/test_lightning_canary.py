@@ -11,11 +11,16 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
 import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
+from bstuner.device.loaders import set_batch_size
 from bstuner.training import _lightning
 
 
@@ -138,6 +143,90 @@ def test_a_run_that_ends_early_ends_cleanly() -> None:
     trainer = zoo.trainer(End())
     trainer.fit(model)
     assert (model.losses, trainer.state.status) == ([], "finished")
+
+
+@pytest.mark.parametrize(("role", "name"), [("train", "train_dataloader"), ("val", "val_dataloader")])
+def test_the_hook_of_a_role_is_told_with_its_owner(role: str, name: str) -> None:
+    model, seen = zoo.Mlp(length=32), []
+    inside("fit", lambda trainer: seen.append(_lightning.hook_of(trainer, role)), model=model, limit_train_batches=1)
+    assert seen == [(model, name)]
+
+
+def test_an_error_in_a_hook_leaves_the_classes_of_torch_as_they_are() -> None:
+    class Broken(zoo.Mlp):
+        def test_dataloader(self) -> Any:
+            raise KeyError("mine")
+
+    trainer, before = zoo.trainer(), DataLoader.__init__
+    trainer.test_loop._data_source.instance = Broken()
+    trainer.test_loop._data_source.instance.trainer = trainer
+    trainer.test_loop._data_source.name = "test_dataloader"
+    with pytest.raises(KeyError, match="mine"):
+        _lightning.request_loaders(trainer, "test")
+    assert DataLoader.__init__ is before
+
+
+def test_a_loader_that_is_rebuilt_around_another_sampler_keeps_the_size_set_in_place() -> None:
+    sizes = []
+
+    def look(trainer: L.Trainer) -> None:
+        loader = _lightning.request_loaders(trainer, "predict")
+        sizes.append(_lightning.prepared_loader(trainer, "predict", loader).batch_sampler.batch_size)
+        set_batch_size(loader, 5)
+        _lightning.resize_when_rebuilt(loader, 4)
+        _lightning.resize_when_rebuilt(loader, 5)
+        rebuilt = _lightning.prepared_loader(trainer, "predict", loader)
+        assert rebuilt is not loader
+        sizes.extend(len(batch[0]) for batch in rebuilt)
+
+    inside("predict", look, limit_predict_batches=1)
+    assert sizes == [16, *(12 * [5]), 4], "the last one is what is left of 64"
+
+
+def test_a_combined_loader_tells_how_it_combines() -> None:
+    for mode in ("min_size", "max_size", "max_size_cycle", "sequential"):
+        assert _lightning.combination_mode(CombinedLoader([[1]], mode)) == mode
+
+
+def test_a_communication_hook_counts_where_lightning_registers_it() -> None:
+    def strategy(device: str, **kwargs: Any) -> DDPStrategy:
+        made = DDPStrategy(parallel_devices=[torch.device(device, 0)], **kwargs)
+        made.cluster_environment = LightningEnvironment()
+        return made
+
+    assert _lightning.has_communication_hook(strategy("cuda", ddp_comm_hook=print))
+    assert not _lightning.has_communication_hook(strategy("cuda"))
+    assert not _lightning.has_communication_hook(strategy("cpu", ddp_comm_hook=print))
+
+
+def test_an_epoch_that_begins_anew_tells_the_epoch_to_samplers() -> None:
+    told: list[int] = []
+
+    class Sampler(torch.utils.data.SequentialSampler):
+        def set_epoch(self, epoch: int) -> None:
+            told.append(epoch)
+
+    class Model(zoo.Mlp):
+        def train_dataloader(self) -> DataLoader:
+            data = zoo.Vectors(32)
+            return DataLoader(data, batch_size=self.batch_size, sampler=Sampler(data))
+
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                told.clear()
+                self.batch_size = 8
+                _lightning.begin_epoch_anew(self.trainer)
+                assert told == [1]
+
+    model = Model(batch_size=16)
+    zoo.trainer(max_epochs=2).fit(model)
+    assert len(model.losses) == 2 + 4
+
+
+def test_processes_that_lightning_spawns_are_told_from_others() -> None:
+    assert not _lightning.spawns_processes(zoo.trainer())
+    assert not _lightning.spawns_processes(zoo.trainer(strategy="ddp", devices=2))
+    assert _lightning.spawns_processes(zoo.trainer(strategy="ddp_spawn", devices=2))
 
 
 def test_a_shadowed_scheduler_stays_where_it_is() -> None:
