@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable
 from itertools import cycle, islice
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from bstuner.device.elements import sample_elements, sample_extents
 from bstuner.device.probe_batches import ProbeBatches
 from bstuner.errors import EmptyDataset, InvalidSetting
 
-__all__ = ["ProbeBatches", "Samples", "largest_samples", "pick_samples", "sample_elements", "worst_batches"]
+__all__ = ["ProbeBatches", "Samples", "largest_samples", "pick_samples", "worst_batches"]
 
 # The samples that are kept hold so many elements together, unless a single one holds more.
 _KEPT_ELEMENTS = 2**20
@@ -45,73 +43,6 @@ class Samples:
     elements: int
     missed: bool = False
     extremes: list[Any] = dataclasses.field(default_factory=list)
-
-
-def sample_elements(sample: Any) -> int:
-    """Count the elements in a sample, whatever it is made of.
-
-    >>> sample_elements({"image": np.zeros((3, 8, 8)), "label": 1, "text": "a cat"})
-    198
-
-    A tensor or array counts its elements, an image width x height x bands, a text its characters, a number
-    one, None nothing. Containers, dataclasses and other plain objects count what they hold.
-
-    Args:
-        sample: One item of a dataset.
-    """
-    return _elements(sample, set())
-
-
-def _elements(value: Any, parents: set[int]) -> int:
-    if isinstance(value, Tensor):
-        return value.numel()
-    if isinstance(value, np.ndarray):
-        return value.size
-    if isinstance(value, (str, bytes, bytearray)):
-        return len(value)
-    if isinstance(value, (int, float, complex, np.generic)):
-        return 1
-    if _is_image(value):
-        return int(value.width * value.height * len(value.getbands()))
-    if id(value) in parents:
-        return 0
-    return sum(_elements(part, parents | {id(value)}) for _, part in _parts(value))
-
-
-def _extents(value: Any, path: tuple[Any, ...] = (), parents: frozenset[int] = frozenset()) -> dict[Any, int]:
-    """How far a sample extends in each direction that a `collate_fn` may pad: the sides of its arrays, its lengths."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        return {(*path, side): int(length) for side, length in enumerate(value.shape)}
-    if isinstance(value, (str, bytes, bytearray)):
-        return {path: len(value)}
-    if _is_image(value):
-        return {(*path, "width"): int(value.width), (*path, "height"): int(value.height)}
-    if value is None or isinstance(value, (int, float, complex, np.generic)) or id(value) in parents:
-        return {}
-    found = {path: len(value)} if isinstance(value, (list, Set)) else {}
-    for name, part in _parts(value):
-        for direction, length in _extents(part, (*path, name), parents | {id(value)}).items():
-            found[direction] = max(length, found.get(direction, 0))
-    return found
-
-
-def _is_image(value: Any) -> bool:
-    return callable(getattr(value, "getbands", None))  # PIL's, without importing PIL
-
-
-def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
-    """What a value holds, each by its name; the items of a list have one name together."""
-    if isinstance(value, Mapping):
-        return value.items()
-    if isinstance(value, tuple):
-        return enumerate(value)
-    if isinstance(value, (list, Set)):
-        return (("items", item) for item in value)
-    if isinstance(value, (type, ModuleType)) or callable(value):
-        return ()  # code, not data
-    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    slotted = [(name, getattr(value, name, None)) for name in slots if not name.startswith("__")]
-    return [*getattr(value, "__dict__", {}).items(), *slotted]
 
 
 def largest_samples(
@@ -155,7 +86,7 @@ def largest_samples(
     largest, scanned = -1, 0
     for sample in scan:
         scanned += 1
-        elements, extents = sample_elements(sample), _extents(sample)
+        elements, extents = sample_elements(sample), sample_extents(sample)
         kinds.add((elements, *extents.items()))
         for direction, length in extents.items():
             if direction in longest:
@@ -186,17 +117,18 @@ def _extremes(items: list[Any], longest: dict[Any, tuple[int, Any]]) -> list[Any
     reached: dict[Any, int] = {}
     found: list[Any] = []
     for sample in items:
-        reached.update({way: max(length, reached.get(way, 0)) for way, length in _extents(sample).items()})
+        reached.update({way: max(length, reached.get(way, 0)) for way, length in sample_extents(sample).items()})
     for direction, (length, sample) in longest.items():
         if length > reached.get(direction, 0) and len(found) < _KEPT_EXTREMES:
             found.append(sample)
-            reached.update({way: max(length, reached.get(way, 0)) for way, length in _extents(sample).items()})
+            reached.update({way: max(length, reached.get(way, 0)) for way, length in sample_extents(sample).items()})
     return found
 
 
 def worst_batches(samples: Samples, collate_fn: Callable[[list[Any]], Any]) -> ProbeBatches:
     """Batches of the largest samples; of these and of the longest in each direction, where padding makes that more.
 
+    >>> import numpy as np
     >>> def pad(images):
     ...     height, width = (max(image.shape[side] for image in images) for side in (0, 1))
     ...     return np.zeros((len(images), height, width))

@@ -209,15 +209,16 @@ def end_run_early(trainer: Trainer) -> None:
         raise _TunerExitException
     # A spawned process cannot hand that on; there the run goes on, with nothing to do.
     trainer.limit_train_batches = trainer.num_sanity_val_steps = 0
-    trainer.limit_val_batches = trainer.limit_test_batches = trainer.limit_predict_batches = 0
     if trainer.state.fn != "fit":
-        restart_evaluation(trainer, str(trainer.state.fn.value))
+        loop = getattr(trainer, EVALUATION_LOOPS[str(trainer.state.fn.value)])  # type: ignore[union-attr]  # it is on
+        loop.max_batches[:] = [0] * len(loop.max_batches)
+        loop.reset()
 
 
 def launch(trainer: Trainer, function: Callable[..., Any], *args: Any) -> Any:
     """Run a function in the processes that the Trainer's strategy spawns or forks, and return rank 0's result."""
     # Without trainer=, the launcher returns the result as it is, and does not count this as the one fit it allows.
-    return trainer.strategy.launcher.launch(function, *args)
+    return trainer.strategy.launcher.launch(function, *args)  # type: ignore[union-attr]  # there is one where asked
 
 
 def leave_launcher(trainer: Trainer) -> None:

@@ -97,7 +97,12 @@ class _Search:
             scanned=samples.scanned if samples else 0,
             dataset_size=samples.total if samples else None,
             changed_settings=changed_settings(self.trainer, reference, layout) if fitting and reference else (),
-            warnings=(*([remark] if remark else []), *data_remarks(session), *self._layout_remarks(search, layout)),
+            warnings=(
+                *([remark] if remark else []),
+                *data_remarks(session),
+                *session.compilation.remarks(),
+                *self._layout_remarks(search, layout),
+            ),
         )
         placement = Placement(
             session.batching,

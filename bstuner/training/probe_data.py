@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from bstuner.device.loaders import batch_size_of, cuts_batches
-from bstuner.device.samples import ProbeBatches, Samples, largest_samples, pick_samples
+from bstuner.device.samples import ProbeBatches, Samples, largest_samples, pick_samples, worst_batches
 from bstuner.training._lightning import request_loaders
 from bstuner.training.batching import combined
 from bstuner.training.constraints import samples_here
@@ -97,7 +97,7 @@ class ProbeData:
                 samples = pick_samples(loader.dataset, self._probe_with)
             else:
                 samples = largest_samples(loader.dataset, progress=self._progress)
-            self._known[role, index] = samples, ProbeBatches(samples.items, loader.collate_fn)
+            self._known[role, index] = samples, worst_batches(samples, loader.collate_fn)
         return self._known[role, index]
 
     def _batch_device(self) -> torch.device | None:

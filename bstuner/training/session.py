@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal, Protocol
 
-import torch
 from lightning.pytorch import Trainer
 
 from bstuner.core.result import Probe
@@ -20,6 +18,7 @@ from bstuner.device.peers import Peers
 from bstuner.errors import NothingFits
 from bstuner.training._lightning import loaders_come_from_hooks, request_loaders
 from bstuner.training.batching import Batching, locate_batching
+from bstuner.training.compilation import Compilation
 from bstuner.training.constraints import EpochData
 from bstuner.training.garbage import short_collections
 from bstuner.training.probe import Prober
@@ -71,6 +70,7 @@ class Session:
         batching: where the batch size lives.
         remark: what the user should know about that; empty for nothing.
         data: the batches.
+        compilation: what of the model is compiled, and whether it stays so in the search.
         epoch: what the loaders hold, on the process that has the least.
 
     """
@@ -94,6 +94,8 @@ class Session:
         self.memory: DeviceMemory = memory_of(
             device, settings.memory_limit, self._frozen.tensors, sharers=self.peers.sharers(name_on_host(device))
         )
+        # The byte counter looks at each op, and what is compiled runs none that it could see.
+        self.compilation = Compilation(trainer.lightning_module, allowed=not self.memory.slows_steps)
         self.capacity = min(self.peers.gather(self.memory.capacity))
         self.usable = int(self.capacity * (1 - settings.margin))
 
@@ -138,9 +140,6 @@ class Session:
         """Put the run back."""
         self._frozen.restore()
         self.memory.release()
-        if self.memory.slows_steps and "torch._dynamo" in sys.modules:
-            # Under the byte counter compiled modules ran eagerly, and would be remembered as not to be compiled.
-            torch.compiler.reset()
 
     def probe(self, size: int, apply: Callable[[int], None] | None = None, of: str = "batch size") -> Probe:
         """Run one size on all processes.
@@ -197,7 +196,7 @@ def open_session(
 
     """
     session = Session(trainer, stage, settings, observer, fresh)
-    with short_collections(), warnings.catch_warnings():
+    with short_collections(), session.compilation, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the user's code says of a few made-up batches is noise
         try:
             yield session

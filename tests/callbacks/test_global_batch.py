@@ -86,7 +86,7 @@ def test_where_one_sample_cannot_be_trained_on_the_nearest_sizes_are_named() -> 
 
 
 def test_a_global_batch_that_an_epoch_cannot_fill_is_refused() -> None:
-    with pytest.raises(LayoutImpossible, match="found 1024: an epoch has 512 samples .* largest possible is 512"):
+    with pytest.raises(LayoutImpossible, match=r"found 1024: an epoch has 512 samples .* largest possible is 512"):
         found(zoo.Mlp(), 1024)
 
 

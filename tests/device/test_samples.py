@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, TensorDataset
 
-from bstuner.device.samples import Samples, largest_samples, pick_samples, sample_elements
+from bstuner.device.elements import sample_elements
+from bstuner.device.samples import Samples, largest_samples, pick_samples
 from bstuner.errors import EmptyDataset, InvalidSetting
 
 Pair = namedtuple("Pair", ["image", "label"])
