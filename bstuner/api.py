@@ -23,6 +23,7 @@ from bstuner.training.spawned import in_processes
 __all__ = ["find"]
 
 Method = Literal["fit", "validate", "test", "predict"]
+_Found = tuple[FindResult | None, Placement | None]
 
 # Callbacks that save, whose set-up alone leaves files behind, and those that search themselves.
 _LEFT_OUT = (Checkpoint, SaveConfigCallback, LightningsFinder, LearningRateFinder, OwnCallback)
@@ -86,16 +87,18 @@ def find(
     before = [Snapshot(taking_part), Snapshot([model, data], contents=False)]
     trainer.callbacks = [finder, *taking_part]
     trainer.loggers = [DummyLogger()] if loggers else []
+    found: _Found
     try:
         if spawns_processes(trainer):
-            result, placement = in_processes(trainer, _search, model, data, method, finder)
+            found = in_processes(trainer, _search, model, data, method, finder)
         else:
-            result, placement = _search(trainer, model, data, method, finder)
+            found = _search(trainer, model, data, method, finder)
     finally:
         trainer.callbacks, trainer.loggers = callbacks, loggers
         for snapshot in before:
             snapshot.restore()
         random.restore()
+    result, placement = found
     if result is None or placement is None:
         raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
     model.trainer = trainer
@@ -110,13 +113,11 @@ class _Search(BatchSizeFinder):
         super().__init__(**settings)
         self.search_only = True
 
-    def answer(self) -> tuple[FindResult | None, Placement | None]:
+    def answer(self) -> _Found:
         """What was found, and where it belongs."""
         return self.result, self._placement
 
 
-def _search(
-    trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, finder: _Search
-) -> tuple[FindResult | None, Placement | None]:
+def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, finder: _Search) -> _Found:
     getattr(trainer, method)(model, **data)
     return finder.answer()

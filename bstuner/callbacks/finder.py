@@ -27,7 +27,7 @@ from bstuner.training.remarks import accumulation_remarks
 from bstuner.training.resume import answers, take_up, to_save
 from bstuner.training.session import FindSettings, passed_loaders
 from bstuner.training.state import FrozenStart, before_optimizers_exist
-from bstuner.training.strategy import refuse_unsupported
+from bstuner.training.strategy import refuse_unsupported, replicas
 
 __all__ = ["BatchSizeFinder"]
 
@@ -209,7 +209,7 @@ class BatchSizeFinder(OwnCallback):
             begin_epoch_anew(trainer)
 
     def _answer(self, trainer: Trainer, stage: str, display: SearchDisplay, fresh: bool) -> None:
-        if stage == "fit" and fresh and answers(self._resumed, self.settings, trainer.world_size):
+        if stage == "fit" and fresh and answers(self._resumed, self.settings, replicas(trainer)):
             self._saved = self._resumed
             self._placement = take_up(trainer, self.settings, display, self._saved, fresh=fresh)
             return

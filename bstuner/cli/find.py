@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from lightning.pytorch.cli import LightningCLI
 from rich.console import Console
 
 from bstuner.api import find
-from bstuner.cli.script import ScriptRun, run_until_trainer
+from bstuner.cli.script import ScriptRun, rank, run_until_trainer
 from bstuner.core.result import FindResult
 from bstuner.errors import InvalidSetting
 from bstuner.report.files import write_json, write_yaml
 from bstuner.report.live import shows_progress
 from bstuner.report.summary import find_summary
+from bstuner.training._lightning import end_processes
 
 __all__ = ["overlay", "run_find"]
 
@@ -26,36 +28,45 @@ RESULT_FILE = "bstuner-result.json"
 OVERLAY_FILE = "bstuner-overlay.yaml"
 
 
-def run_find(script: str, arguments: list[str], output: Path, settings: dict[str, Any]) -> FindResult:
-    """Search in a script and write the answer; prints where.
+def run_find(
+    script: str, arguments: list[str], output: Path, settings: dict[str, Any], command: Sequence[str]
+) -> FindResult:
+    """Search in a script and, in the process of rank 0, write the answer; prints where.
 
     Args:
         script: path of the script.
         arguments: the script's own arguments.
         output: folder for the files.
         settings: the arguments of `BatchSizeFinder`.
+        command: what starts this command again, for another rank, up to the script.
 
     """
 
     def search(trainer: Trainer, method: str, called_with: dict[str, Any]) -> FindResult:
         data = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
         given = {name: value for name, value in called_with.items() if name in data}
-        result = find(trainer, method=method, **given, **settings)  # type: ignore[arg-type]  # one of METHODS
-        if not shows_progress(trainer):  # the script's bars are off, but who types a command wants to see its answer
+        try:
+            result = find(trainer, method=method, **given, **settings)  # type: ignore[arg-type]  # one of METHODS
+        finally:
+            end_processes(trainer)
+        # The script's bars may be off, but who types a command wants to see its answer.
+        if trainer.is_global_zero and not shows_progress(trainer):
             Console().print(find_summary(result))
         return result
 
-    output = _writable(output)
-    run = run_until_trainer(script, arguments, search)
+    if rank() == 0:
+        output = _writable(output)
+    run = run_until_trainer(script, arguments, search, command)
     result: FindResult = run.result
+    if rank() != 0:
+        return result
     content = overlay(run, settings["batch_arg_name"], result.batch_size)
     write_json(output / RESULT_FILE, result.as_dict())
     if content:
         write_yaml(output / OVERLAY_FILE, content)
     print(f"Saved   {', '.join([RESULT_FILE, *([OVERLAY_FILE] if content else [])])} in {output}")
     if content:
-        command = shlex.join(["python", script, *arguments, "-c", str(output / OVERLAY_FILE)])
-        print(f"Next    {command}")
+        print(f"Next    {shlex.join(['python', script, *arguments, '-c', str(output / OVERLAY_FILE)])}")
     else:
         print(f"Next    set {result.holder} to {result.batch_size} and train")
     return result

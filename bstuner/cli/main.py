@@ -11,7 +11,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.cli.find import run_find
-from bstuner.errors import BstunerError, InvalidSetting
+from bstuner.cli.script import rank
+from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
 
 __all__ = ["main"]
 
@@ -31,24 +32,35 @@ to bstuner-overlay.yaml for use as a second -c.
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code is 0 found, 1 failed with a reason, 2 usage, 130 interrupted.
 
+    With several processes, a failure that all of them share is told by that of rank 0; the others exit with 0.
+
     Args:
         arguments: the command line without the program's name; None for that of the process.
 
     """
     parser = _parser()
-    chosen = parser.parse_args(arguments).find
+    typed = sys.argv[1:] if arguments is None else arguments
+    chosen = parser.parse_args(typed).find
+    options = typed[: len(typed) - len(chosen.arguments) - 1]  # all that stands in front of the script
     settings = {name: chosen[name] for name in inspect.signature(BatchSizeFinder).parameters}
     try:
         BatchSizeFinder(**settings)
     except InvalidSetting as error:
         parser.error(str(error))
     try:
-        run_find(chosen.script, chosen.arguments, chosen.output, settings)
+        command = [sys.executable, "-m", "bstuner", *options]
+        run_find(chosen.script, chosen.arguments, chosen.output, settings, command)
     except BstunerError as error:
+        if rank() != 0 and not isinstance(error, (PeerLost, ScriptError)):
+            return 0  # all processes know, and the one of rank 0 says so: an exit with 1 might get it killed before
         print(f"bstuner: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # so Lightning ends what Ctrl-C has interrupted
+            return INTERRUPTED
+        raise
     return 0
 
 

@@ -7,17 +7,19 @@ import functools
 import inspect
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from bstuner.errors import BstunerError, ScriptError
+from bstuner.training._lightning import processes_started_with
 
-__all__ = ["ScriptRun", "run_until_trainer"]
+__all__ = ["ScriptRun", "rank", "run_until_trainer"]
 
 METHODS = ("fit", "validate", "test", "predict")
 
@@ -33,12 +35,17 @@ class ScriptRun:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+def rank() -> int:
+    """The number of this process among those of the run, from 0, as far as it is known already."""
+    return rank_zero_only.rank or 0  # type: ignore[attr-defined]  # Lightning sets it, where mypy cannot see it
+
+
 class _Stop(SystemExit):
     """Ends the script as `sys.exit()` would: its `finally` blocks run, its `except Exception` blocks do not."""
 
 
 def run_until_trainer(
-    script: str, arguments: list[str], action: Callable[[Trainer, str, dict[str, Any]], Any]
+    script: str, arguments: list[str], action: Callable[[Trainer, str, dict[str, Any]], Any], command: Sequence[str]
 ) -> ScriptRun:
     """Run a script until it calls `fit`, `validate`, `test` or `predict` of a Trainer; run `action` in its place.
 
@@ -46,6 +53,7 @@ def run_until_trainer(
         script: path of the script.
         arguments: the script's own arguments.
         action: called with the Trainer, the method's name and the arguments it was called with.
+        command: what the process of a further rank is started with, in front of the script and its arguments.
 
     Returns:
         The run, with the action's result. The script has ended.
@@ -54,11 +62,11 @@ def run_until_trainer(
         ScriptError: there is no such script, or it ended without calling the Trainer.
 
     """
-    path = Path(script)
+    path = Path(script).absolute()  # the script may change directories
     if not path.is_file():
         raise ScriptError(f"Expected a Python script, found no file at {script!r}.")
     run = ScriptRun()
-    with _intercepted(run, action), _as_main(path, arguments):
+    with _intercepted(run, action), _as_main(path, arguments), processes_started_with([*command, str(path)]):
         try:
             runpy.run_path(str(path), run_name="__main__")
         except (Exception, SystemExit) as error:

@@ -22,6 +22,7 @@ from bstuner.training.constraints import (
 from bstuner.training.placement import Placement
 from bstuner.training.remarks import accumulation_remarks, data_remarks, layout_remarks
 from bstuner.training.session import FindSettings, Observer, Session, open_session
+from bstuner.training.strategy import replicas
 from bstuner.training.validation import ValidationSearch
 from bstuner.training.wanted import WantedBatch
 
@@ -73,7 +74,7 @@ class _Search:
         step_time = self._time_smaller_sizes(answer)
         refuse_contradictions(self.trainer, self.stage, session.epoch, answer)
         reference, fitting = session.batching.reference, self.stage == "fit"
-        layout = self.wanted.layout(answer) if fitting else BatchLayout(answer, 1, self.trainer.world_size)
+        layout = self.wanted.layout(answer) if fitting else BatchLayout(answer, 1, replicas(self.trainer))
         samples, line = session.data.samples, search.line
         result = FindResult(
             batch_size=answer,

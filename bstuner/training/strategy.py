@@ -10,7 +10,7 @@ from bstuner.device.peers import Peers
 from bstuner.errors import UnsupportedStrategy
 from bstuner.training._lightning import has_communication_hook
 
-__all__ = ["refuse_unsupported", "unwrap", "wrap", "wrap_for_probe"]
+__all__ = ["refuse_unsupported", "replicas", "unwrap", "wrap", "wrap_for_probe"]
 
 _SUPPORTED = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, ModelParallelStrategy)
 
@@ -33,6 +33,12 @@ def refuse_unsupported(trainer: Trainer) -> None:
             f"Expected one device, DDP or FSDP, found {type(trainer.strategy).__name__}, which bstuner does not know. "
             "Search with devices=1 or strategy='ddp', and train with the size found."
         )
+
+
+def replicas(trainer: Trainer) -> int:
+    """How many processes see samples of their own; those of a tensor-parallel group see the same."""
+    sampled = trainer.distributed_sampler_kwargs
+    return int(sampled["num_replicas"]) if sampled else trainer.world_size
 
 
 def unwrap(trainer: Trainer) -> None:

@@ -8,6 +8,7 @@ from bstuner.core.layout import BatchLayout, nearest_layouts, possible_micro_bat
 from bstuner.errors import LayoutImpossible
 from bstuner.training.constraints import EpochData
 from bstuner.training.placement import accumulation_of, plans_accumulation
+from bstuner.training.strategy import replicas
 
 __all__ = ["WantedBatch"]
 
@@ -29,7 +30,7 @@ class WantedBatch:
 
     def __init__(self, trainer: Trainer, global_batch_size: int | None) -> None:
         self._trainer = trainer
-        self._world = trainer.world_size
+        self._world = replicas(trainer)
         self._wanted = global_batch_size
         self.sizes: list[int] | None = None
         if global_batch_size is None:

@@ -53,9 +53,22 @@ class Sharded(zoo.Regularised):
             raise torch.OutOfMemoryError("made up")
 
 
+class Split(Sharded):
+    """Both processes work on the same samples, each with half of every weight."""
+
+    def configure_model(self) -> None:
+        from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+        if self.net is None:
+            self.net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+            plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+            parallelize_module(self.net, self.device_mesh["tensor_parallel"], plan)
+
+
 def fit(model: Sharded, *callbacks: L.Callback, **options: Any) -> dict[str, Any]:
     L.seed_everything(5, verbose=False)
-    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    replicas = 1 if isinstance(model, Split) else 2
+    strategy = ModelParallelStrategy(data_parallel_size=replicas, tensor_parallel_size=2 // replicas)
     trainer = zoo.trainer(*callbacks, devices=2, strategy=strategy, max_epochs=1, **options)
     trainer.fit(model)
     weights = {
@@ -68,6 +81,14 @@ def the_same_run() -> str:
     by_hand = fit(Sharded(batch_size=64, length=512))
     assert_same(fit(Sharded(batch_size=8, length=512), BatchSizeFinder(max_val=64)), by_hand)
     return "same"
+
+
+def the_same_run_split() -> Any:
+    by_hand = fit(Split(batch_size=64, length=512))
+    finder = BatchSizeFinder(max_val=64)
+    assert_same(fit(Split(batch_size=8, length=512), finder), by_hand)
+    assert finder.result is not None
+    return finder.result.as_dict()
 
 
 def one_rank_runs_out_of_memory(where: str) -> Any:
@@ -89,6 +110,7 @@ def under_a_limit() -> Any:
 
 SCENARIOS = {
     "the same run": the_same_run,
+    "the same run, split": the_same_run_split,
     "forward": functools.partial(one_rank_runs_out_of_memory, "forward"),
     "backward": functools.partial(one_rank_runs_out_of_memory, "backward"),
     "limit": under_a_limit,
@@ -109,6 +131,11 @@ def answers() -> dict[str, Any]:
 
 def test_training_is_the_run_started_by_hand(answers: dict[str, Any]) -> None:
     assert answers["the same run"] == "same"
+
+
+def test_processes_that_share_samples_count_once(answers: dict[str, Any]) -> None:
+    answer = answers["the same run, split"]
+    assert (answer["batch_size"], answer["world_size"], answer["global_batch_size"]) == (64, 1, 64)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
