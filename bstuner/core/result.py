@@ -67,7 +67,7 @@ class FindResult:
         holder: where the batch size lives, for example "Digits.batch_size".
         reference_batch_size: what the user's code asked for; None where it asked for none.
         accumulate_grad_batches: batches per optimizer step, as the Trainer has it, or as a global batch needs it.
-        world_size: number of processes that train together.
+        world_size: number of processes that train together, each on samples of its own.
         validation_batch_size: the answer for the validation loaders, where it was asked for.
         validation_probes: every validation batch size that was run, in order.
         lr: the learning rate of the first parameter group, left as it was; None without an optimizer.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 from contextlib import contextmanager
 from enum import IntEnum
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import distributed as dist
 
+from bstuner.device.collectives import announce_ddp, announced
 from bstuner.device.interrupts import Interrupts
 from bstuner.errors import PeerLost, PeersDiverged
 
@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["PeerFailed", "Peers"]
 
 T = TypeVar("T")
-
-# Point-to-point calls are not among them: they concern two ranks, and an exchange needs all.
-COLLECTIVES = (
-    *("all_gather", "all_gather_coalesced", "all_gather_into_tensor", "all_gather_object", "all_gather_single"),
-    *("all_reduce", "all_reduce_coalesced", "all_to_all", "all_to_all_single", "barrier", "monitored_barrier"),
-    *("broadcast", "broadcast_object_list", "gather", "gather_object", "reduce", "reduce_scatter"),
-    *("reduce_scatter_single", "reduce_scatter_tensor", "scatter", "scatter_object_list"),
-    *("_all_gather_base", "_reduce_scatter_base"),  # the older names of two of these
-    *("_broadcast_coalesced", "_verify_params_across_processes"),  # DDP's, at its start and before forward
-)
 
 
 class PeerFailed(BaseException):
@@ -124,7 +114,7 @@ class Peers:
             return
         self._under_way, self._end = True, None
         try:
-            with self._interrupts.watched(), self._guarded_collectives():
+            with self._interrupts.watched(), announced(self._enter, self._concerns_all):
                 try:
                     yield
                     self._exchange(_State.DONE)
@@ -167,15 +157,7 @@ class Peers:
             own_hook: Whether it has a communication hook already, and takes no other. One that calls the functions
                 of `torch.distributed` is guarded there.
         """
-        # Imported here, as torch may have been built without it.
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
-        ddp.register_forward_pre_hook(lambda *_: self._announce())
-        if not own_hook:
-            ddp.register_comm_hook(ddp.process_group, allreduce_hook)
-        if ddp.static_graph:
-            reducer: Any = _StaticGraphReducer(ddp.reducer, self._announce)
-            ddp.reducer = reducer
+        announce_ddp(ddp, self._announce, own_hook)
 
     def gather(self, value: T) -> list[T]:
         """Collect, outside an attempt, every rank's value, by rank.
@@ -220,35 +202,16 @@ class Peers:
             self._exchange(_State.COLLECTIVE)
 
     @contextmanager
-    def _guarded_collectives(self) -> Iterator[None]:
-        originals = [
-            (module, name, getattr(module, name))
-            for module in (dist, dist.distributed_c10d)
-            for name in COLLECTIVES
-            if hasattr(module, name)
-        ]
-        for module, name, collective in originals:
-            setattr(module, name, self._guarded(collective))
-        try:
+    def _enter(self) -> Iterator[None]:
+        """Announce a collective, and hold Ctrl-C back until it is over."""
+        with self._interrupts.held():
+            self._exchange(_State.COLLECTIVE)
             yield
-        finally:
-            for module, name, collective in originals:
-                setattr(module, name, collective)
-
-    def _guarded(self, collective: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(collective)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            # After the attempt too: a module first imported inside it may have taken the guarded function along.
-            if not self._under_way or not self._concerns_all(args, kwargs):
-                return collective(*args, **kwargs)
-            # A collective that calls others is guarded again there, where this rank may have failed in between.
-            with self._interrupts.held():
-                self._exchange(_State.COLLECTIVE)
-                return collective(*args, **kwargs)
-
-        return guarded
 
     def _concerns_all(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        # Not after the attempt: a module first imported inside it may have taken the announcing function along.
+        if not self._under_way:
+            return False
         for value in (*args, *kwargs.values()):
             if isinstance(value, dist.ProcessGroup):
                 return value is not self._control and value.size() == self.size
@@ -315,18 +278,3 @@ class Peers:
         assert self._end is not None
         kind, text = self._end
         return kind(text)
-
-
-class _StaticGraphReducer:
-    """DDP's reducer, which in a static graph's first backward all-reduces in C++ which parameters were used."""
-
-    def __init__(self, reducer: Any, announce: Callable[[], None]) -> None:
-        self._reducer = reducer
-        self._announce = announce
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reducer, name)
-
-    def _delay_all_reduce(self) -> None:
-        self._announce()
-        self._reducer._delay_all_reduce()

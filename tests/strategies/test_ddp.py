@@ -315,7 +315,9 @@ def test_the_rank_with_the_least_memory_decides(answers: Any) -> None:
         assert (answer["batch_size"], answer["limited_by"], answer["world_size"]) == (256, "memory", 2)
         assert answer["capacity_bytes"] == LIMIT
         assert answer["global_batch_size"] == 512
-    assert [p["peak_bytes"] for p in found["probes"]] == [p["peak_bytes"] for p in alone["probes"]]
+    assert [p["batch_size"] for p in found["probes"]] == [p["batch_size"] for p in alone["probes"]]
+    for one, other in zip(found["probes"], alone["probes"], strict=True):
+        assert one["peak_bytes"] == pytest.approx(other["peak_bytes"], rel=1e-3)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward", "step"])
