@@ -112,8 +112,6 @@ def test_the_linear_rule_holds_for_sgd_while_steps_are_short() -> None:
 
 @given(lr=rates, start=rates, seen=st.integers(0, 10**9), total=st.integers(0, 10**9))
 def test_a_warm_up_runs_from_start_to_end_and_stays_there(lr: float, start: float, seen: int, total: int) -> None:
-    lr: float, start: float, seen: int, total: int
-) -> None:
     now = warmup_lr(lr, start, seen, total)
     assert min(lr, start) * (1 - 1e-12) <= now <= max(lr, start) * (1 + 1e-12)
     assert warmup_lr(lr, start, total, total) == lr
