@@ -65,6 +65,8 @@ def find(
         InvalidSetting: an argument is out of range, unreadable or in the wrong place.
         NothingFits: not even the smallest batch runs within the memory.
         BatchSizeNotSettable: there is no place where the batch size could be changed.
+        PeerError: another process of the run failed.
+        PeerLost: another process of the run ended.
 
     """
     if method not in ("fit", "validate", "test", "predict"):

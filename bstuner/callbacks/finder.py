@@ -210,16 +210,16 @@ class BatchSizeFinder(OwnCallback):
 
     def _answer(self, trainer: Trainer, stage: str, display: SearchDisplay, fresh: bool) -> None:
         if stage == "fit" and fresh and answers(self._resumed, self.settings, replicas(trainer)):
-            self._saved = self._resumed
+            self._saved, self._result = self._resumed, None
             self._placement = take_up(trainer, self.settings, display, self._saved, fresh=fresh)
             return
         self._result, self._placement = find_largest(trainer, stage, self.settings, display, fresh=fresh)
         display.show(self._result)
-        if self.settings.global_batch_size is not None:
+        if self.settings.global_batch_size is not None and stage == "fit":
             for remark in accumulation_remarks(trainer.lightning_module, self._result.layout):
                 rank_zero_warn(remark)
         if stage == "fit":
-            self._saved = to_save(self._result, self._placement, trainer.current_epoch)
+            self._saved = to_save(self._result, self._placement, self.settings, trainer.current_epoch)
         if trainer.is_global_zero and spawns_processes(trainer):
             self._mailbox.post(self._result)
 

@@ -15,6 +15,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from pytorch_lightning import Trainer as TrainerOfOtherRoot
 
 from bstuner.errors import BstunerError, ScriptError
 from bstuner.training._lightning import processes_started_with
@@ -59,7 +60,7 @@ def run_until_trainer(
         The run, with the action's result. The script has ended.
 
     Raises:
-        ScriptError: there is no such script, or it ended without calling the Trainer.
+        ScriptError: there is no such script, or it ended without calling a Trainer that can search.
 
     """
     path = Path(script).absolute()  # the script may change directories
@@ -71,16 +72,20 @@ def run_until_trainer(
             runpy.run_path(str(path), run_name="__main__")
         except (Exception, SystemExit) as error:
             # Before the search, an error or a refusal (of a wrong argument, say) is the script's own and says why.
-            if run.result is None and not (isinstance(error, SystemExit) and not error.code):
+            searched = run.result is not None or run.failure is not None
+            if not searched and not (isinstance(error, SystemExit) and not error.code):
                 raise
     if run.result is None:
-        raise run.failure or ScriptError(_never_called(script))
+        raise run.failure or ScriptError(
+            f"{script} ended without calling a Trainer. Expected it to call trainer.fit(), validate(), test() or "
+            "predict()."
+        )
     return run
 
 
 @contextlib.contextmanager
 def _intercepted(run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]], Any]) -> Iterator[None]:
-    originals = {name: getattr(Trainer, name) for name in METHODS}
+    originals = {(kind, name): getattr(kind, name) for kind in (Trainer, TrainerOfOtherRoot) for name in METHODS}
     instantiate = LightningCLI.instantiate_trainer
 
     def instead_of(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +97,8 @@ def _intercepted(run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]]
                 run.method, run.arguments = name, dict(bound)
                 restore()  # the action itself calls the Trainer
                 try:
+                    if not isinstance(trainer, Trainer):
+                        raise ScriptError(_OTHER_ROOT)
                     run.result = action(trainer, name, run.arguments)
                 except BstunerError as error:
                     run.failure = error
@@ -108,13 +115,13 @@ def _intercepted(run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]]
         return instantiate(cli, **kwargs)
 
     def restore() -> None:
-        for name, original in originals.items():
-            setattr(Trainer, name, original)
+        for (kind, name), original in originals.items():
+            setattr(kind, name, original)
         LightningCLI.instantiate_trainer = instantiate  # type: ignore[method-assign]
 
     def intercept() -> None:
-        for name, original in originals.items():
-            setattr(Trainer, name, instead_of(name, original))
+        for (kind, name), original in originals.items():
+            setattr(kind, name, instead_of(name, original))
         LightningCLI.instantiate_trainer = capture  # type: ignore[method-assign,assignment]
 
     intercept()
@@ -136,11 +143,7 @@ def _as_main(path: Path, arguments: list[str]) -> Iterator[None]:
         sys.argv, sys.path[:] = argv, search_path
 
 
-def _never_called(script: str) -> str:
-    wrong_root = "pytorch_lightning" in sys.modules
-    hint = (
-        "It imports pytorch_lightning, whose Trainer is another class: import from lightning.pytorch instead."
-        if wrong_root
-        else "Expected it to call trainer.fit(), validate(), test() or predict()."
-    )
-    return f"{script} ended without calling a Trainer. {hint}"
+_OTHER_ROOT = (
+    "Expected the script to use the Trainer of lightning.pytorch, found that of pytorch_lightning, which is another "
+    "class: write `import lightning.pytorch as pl` instead of `import pytorch_lightning as pl`, everywhere in it."
+)

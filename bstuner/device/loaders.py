@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -13,8 +12,7 @@ __all__ = [
     "batch_size_of",
     "cuts_batches",
     "drops_last",
-    "largest_useful_batch",
-    "last_batch_of_one",
+    "known_batch_size",
     "num_samples",
     "set_batch_size",
 ]
@@ -37,6 +35,21 @@ def batch_size_of(loader: object) -> int:
     if isinstance(size, bool) or not isinstance(size, int):
         raise _not_settable(_holder(loader), size)
     return size
+
+
+def known_batch_size(loader: object) -> int | None:
+    """Read the batch size of a loader, or None where it tells none that could be changed.
+
+    >>> known_batch_size(DataLoader(range(10), batch_size=4)), known_batch_size([1, 2])
+    (4, None)
+
+    Args:
+        loader: Anything that yields batches.
+    """
+    try:
+        return batch_size_of(loader)
+    except BatchSizeNotSettable:
+        return None
 
 
 def set_batch_size(loader: object, size: int) -> None:
@@ -88,20 +101,41 @@ def num_samples(loader: Any) -> int | None:
     10
 
     Args:
-        loader: Anything that yields batches; only a `DataLoader` that cuts them itself tells its samples.
+        loader: Anything that yields batches. Where only the number of batches is told, by a `__len__` that follows
+            the batch size, that size is set to 1 for a moment to count samples.
     """
     if not cuts_batches(loader):
-        return None
+        return None if isinstance(loader, DataLoader) else _count_by_length(loader, loader)
     if isinstance(loader.dataset, IterableDataset):
         source: Any = loader.dataset
-    elif _has_own_batch_sampler(loader):
-        source = getattr(loader.batch_sampler, "sampler", None)  # loader.sampler is only a placeholder then
-    else:
+    elif not _has_own_batch_sampler(loader):
         source = loader.sampler
+    elif hasattr(loader.batch_sampler, "sampler"):
+        source = loader.batch_sampler.sampler  # loader.sampler is only a placeholder then
+    else:
+        return _count_by_length(loader, loader.batch_sampler)
     try:
         return len(source)
     except (TypeError, NotImplementedError):
         return None
+
+
+def _count_by_length(loader: Any, sized: Any) -> int | None:
+    """Count samples by the batches there are at sizes 1 and 2; None where their number does not follow the size."""
+
+    def batches(size: int) -> int:
+        set_batch_size(loader, size)
+        return len(sized)
+
+    try:
+        reference = batch_size_of(loader)
+        try:
+            samples, half = batches(1), batches(2)
+        finally:
+            set_batch_size(loader, reference)
+    except (BatchSizeNotSettable, TypeError, NotImplementedError):
+        return None
+    return samples if samples // 2 <= half < samples else None
 
 
 def drops_last(loader: Any) -> bool:
@@ -115,47 +149,6 @@ def drops_last(loader: Any) -> bool:
     """
     own = getattr(loader, "drop_last", False)
     return bool(getattr(getattr(loader, "batch_sampler", None), "drop_last", own))
-
-
-def largest_useful_batch(samples: int, drop_last: bool, limit_batches: int | float) -> int:
-    """Find the largest batch size that leaves at least one batch to run in an epoch; 0 where none does.
-
-    >>> largest_useful_batch(1000, drop_last=False, limit_batches=1.0)
-    1000
-    >>> largest_useful_batch(1000, drop_last=True, limit_batches=0.1)
-    100
-
-    Args:
-        samples: Samples per epoch on one process.
-        drop_last: Whether the loader leaves out a last batch that is not full.
-        limit_batches: Lightning's `limit_train_batches`: a number of batches, or a float share of them that
-            is rounded down.
-    """
-    needed = 1
-    if isinstance(limit_batches, float) and 0 < limit_batches < 1:
-        needed = math.ceil(1 / limit_batches)
-        # Rounding may move 1/share to either side of an integer; int() is how the share is applied.
-        if needed > 1 and int((needed - 1) * limit_batches) >= 1:
-            needed -= 1
-        elif int(needed * limit_batches) < 1:
-            needed += 1
-    if drop_last or needed == 1:
-        return samples // needed
-    return (samples - 1) // (needed - 1)  # the last of the needed batches may hold a single sample
-
-
-def last_batch_of_one(samples: int, size: int, drop_last: bool) -> bool:
-    """Whether an epoch ends with a batch of one sample, which BatchNorm refuses.
-
-    >>> last_batch_of_one(1025, size=64, drop_last=False)
-    True
-
-    Args:
-        samples: Samples per epoch on one process.
-        size: Samples per batch.
-        drop_last: Whether the loader leaves out a last batch that is not full.
-    """
-    return not drop_last and samples % size == 1
 
 
 def _has_own_batch_sampler(loader: DataLoader[Any]) -> bool:

@@ -91,10 +91,25 @@ class Peers:
         self._interrupts = Interrupts()
 
     @classmethod
-    def here(cls) -> Peers:
-        """Find the processes of this run; all of them must call this."""
+    def here(cls, device: torch.device | None = None) -> Peers:
+        """Find the processes of this run; all of them must call this.
+
+        Args:
+            device: Where the group of all processes communicates; None for the CPU.
+
+        Raises:
+            PeerLost: A process ended before it came here.
+        """
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return cls()
+        try:
+            # Making a group waits for all on a store, which does not notice one that has ended. This does.
+            dist.all_reduce(torch.zeros(1, device=device))
+        except RuntimeError as error:
+            raise PeerLost(
+                f"All {dist.get_world_size()} processes must come to the search, but one of them ended ({error}). "
+                f"See in its output why, then start all of them again."
+            ) from error
         # Gloo, since an exchange must neither wait for a GPU nor use its memory.
         return cls(dist.new_group(backend="gloo"))
 

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import CombinedLoader
 # Undocumented but without an underscore: it writes every holder at once, as Lightning's own finder does.
 from lightning.pytorch.utilities.parsing import lightning_getattr, lightning_hasattr, lightning_setattr
 
-from bstuner.device.loaders import batch_size_of, cuts_batches, set_batch_size
-from bstuner.errors import BatchSizeNotSettable
+from bstuner.device.loaders import batch_size_of, cuts_batches, known_batch_size, set_batch_size
+from bstuner.errors import BatchSizeNotSettable, EmptyDataset
 from bstuner.training._lightning import hook_of, loaders_come_from_hooks, request_loaders, resize_when_rebuilt
 
 __all__ = [
@@ -49,6 +49,9 @@ class Batching(Protocol):
     def apply(self, size: int) -> None:
         """Put a batch size in place."""
 
+    def follows(self, trainer: Trainer, role: str) -> list[bool]:
+        """For each loader of a role, whether its batch size follows."""
+
 
 class AttributeBatching:
     """The batch size is an attribute that the `*_dataloader()` hooks read.
@@ -83,15 +86,21 @@ class AttributeBatching:
                 f"Hold the batch size in a plain attribute, or name another one with batch_arg_name=..."
             ) from error
 
-    def is_read(self, trainer: Trainer, role: str) -> bool:
-        """Whether the loaders of a role follow the attribute; where that cannot be seen, they are taken to."""
+    def follows(self, trainer: Trainer, role: str) -> list[bool]:
+        """For each loader of a role, whether its batch size follows the attribute; taken to, where that cannot be seen.
+
+        User code runs.
+        """
         before = _sizes(trainer, role)
         self.apply(2 * (self.reference or 1))
         try:
-            return _sizes(trainer, role) != before or set(before) == {None}
+            after = _sizes(trainer, role)
+        except Exception:  # the hook does not take this value: it has read the attribute, then
+            return [True] * len(before)
         finally:
             if self.reference is not None:
                 self.apply(self.reference)
+        return [size is None or size != now for size, now in zip(before, after, strict=True)]
 
 
 class LoaderBatching:
@@ -105,13 +114,18 @@ class LoaderBatching:
 
     def __init__(self, trainer: Trainer, role: str) -> None:
         self._loaders = request_loaders(trainer, role)
-        self._sizes = [batch_size_of(loader) for loader in flat_loaders(self._loaders)]
+        self._sizes = _sizes_to_change(self._loaders, role)
         self.reference: int | None = self._sizes[0]
         self.holder = f"{_in_words(self._sizes)} passed to the Trainer"
 
     def apply(self, size: int) -> None:
         """Change the loaders."""
-        _resize(self._loaders, _in_proportion(self._sizes, size))
+        _resize(flat_loaders(self._loaders), self._sizes, size)
+
+    def follows(self, trainer: Trainer, role: str) -> list[bool]:
+        """For each loader of a role, whether it is one of these."""
+        ours = {id(loader) for loader in flat_loaders(self._loaders)}
+        return [id(loader) in ours for loader in flat_loaders(request_loaders(trainer, role))]
 
 
 class HookBatching:
@@ -126,31 +140,45 @@ class HookBatching:
     """
 
     def __init__(self, trainer: Trainer, role: str) -> None:
+        self._role = role
         self._owner, self._name = hook_of(trainer, role)
-        self._sizes = [batch_size_of(loader) for loader in flat_loaders(request_loaders(trainer, role))]
-        self.reference: int | None = self._sizes[0]
+        sizes = _sizes_to_change(request_loaders(trainer, role), role)
+        self.reference: int | None = sizes[0]
+        # Of a hook that is hidden already, the sizes that the user wrote: rounding must not wear their ratio down.
+        hidden = resizing_hook(self._owner, self._name)
+        self._sizes = hidden.sizes if hidden else sizes
         self.holder = f"{_in_words(self._sizes)} that {type(self._owner).__name__}.{self._name}() returns"
 
     def apply(self, size: int) -> None:
         """Have the hook return loaders of this size."""
-        hook = getattr(self._owner, self._name)
-        if isinstance(hook, _ResizingHook):
-            hook = hook.__wrapped__
+        hidden = resizing_hook(self._owner, self._name)
+        hook = hidden.__wrapped__ if hidden else getattr(self._owner, self._name)
         # An instance attribute hides the method, for Lightning and for whoever else calls it.
-        vars(self._owner)[self._name] = _ResizingHook(hook, _in_proportion(self._sizes, size))
+        vars(self._owner)[self._name] = _ResizingHook(hook, self._sizes, size)
+
+    def follows(self, trainer: Trainer, role: str) -> list[bool]:
+        """For each loader of a role, whether it comes from this hook."""
+        return [role == self._role] * len(flat_loaders(request_loaders(trainer, role)))
 
 
 class _ResizingHook:
-    """A `*_dataloader()` hook, and the sizes its loaders are given; an object, so that it can be pickled."""
+    """A `*_dataloader()` hook whose loaders are given other sizes; an object, so that it can be pickled."""
 
-    def __init__(self, hook: Any, sizes: Sequence[int]) -> None:
+    def __init__(self, hook: Any, sizes: Sequence[int], size: int) -> None:
         self.__wrapped__ = hook  # by this name Lightning finds what the user wrote
-        self._sizes = sizes
+        self.sizes = sizes
+        self._size = size
 
     def __call__(self) -> Any:
         loaders = self.__wrapped__()
-        _resize(loaders, self._sizes)
+        _resize(flat_loaders(loaders), self.sizes, self._size)
         return loaders
+
+
+def resizing_hook(owner: Any, name: str) -> _ResizingHook | None:
+    """What hides a hook of the user's, if something of ours does."""
+    hidden = vars(owner).get(name)
+    return hidden if isinstance(hidden, _ResizingHook) else None
 
 
 DEFAULT_NAME = "batch_size"  # what a user who names no attribute may have, and need not
@@ -171,12 +199,13 @@ def locate_batching(trainer: Trainer, role: str, name: str) -> tuple[Batching, s
     """
     if not loaders_come_from_hooks(trainer, role):
         return LoaderBatching(trainer, role), ""
-    if not lightning_hasattr(trainer.lightning_module, name):
-        if name != DEFAULT_NAME:
-            raise _no_such_attribute(trainer, role, name)
+    found = lightning_hasattr(trainer.lightning_module, name)
+    if not found and name != DEFAULT_NAME:
+        raise _no_such_attribute(trainer, role, name)
+    if not found or resizing_hook(*hook_of(trainer, role)):
         return HookBatching(trainer, role), ""
     attribute = AttributeBatching(trainer, name)
-    if attribute.is_read(trainer, role):
+    if any(attribute.follows(trainer, role)):
         return attribute, ""
     hook = HookBatching(trainer, role)
     return hook, (
@@ -189,10 +218,21 @@ def locate_validation_batching(trainer: Trainer) -> Batching:
     """Find the place where the validation loaders of a fit can be changed, apart from the training loaders.
 
     Raises:
-        BatchSizeNotSettable: loaders of a kind that cannot be changed.
+        BatchSizeNotSettable: loaders of a kind that cannot be changed, or the very loaders that training uses.
 
     """
+    training, validation = (flat_loaders(request_loaders(trainer, role)) for role in ("train", "val"))
+    if any(one is other or _share_sampler(one, other) for one in training for other in validation):
+        raise BatchSizeNotSettable(
+            "Expected validation loaders apart from the training loaders with validation=True, found one loader in "
+            "both roles, which can have only one batch size. Build a DataLoader for each, or leave validation=True out."
+        )
     return HookBatching(trainer, "val") if loaders_come_from_hooks(trainer, "val") else LoaderBatching(trainer, "val")
+
+
+def _share_sampler(one: Any, other: Any) -> bool:
+    sampler = getattr(one, "batch_sampler", None)
+    return sampler is not None and sampler is getattr(other, "batch_sampler", None)
 
 
 def combined(loaders: Any, role: str) -> CombinedLoader:
@@ -204,7 +244,12 @@ def combined(loaders: Any, role: str) -> CombinedLoader:
 
 def flat_loaders(loaders: Any) -> list[Any]:
     """The single loaders in what a user passed or returned."""
-    return list(combined(loaders, "train").flattened)  # the same in every mode
+    # The same in every mode. An empty collection is a leaf to Lightning, and no loader.
+    return [loader for loader in combined(loaders, "train").flattened if not (_is_collection(loader) and not loader)]
+
+
+def _is_collection(loader: Any) -> bool:
+    return isinstance(loader, (list, tuple, dict))
 
 
 def with_loaders(loaders: CombinedLoader, flat: list[Any]) -> CombinedLoader:
@@ -227,22 +272,26 @@ def _no_such_attribute(trainer: Trainer, role: str, name: str) -> BatchSizeNotSe
 
 
 def _sizes(trainer: Trainer, role: str) -> list[int | None]:
-    sizes: list[int | None] = []
-    for loader in flat_loaders(request_loaders(trainer, role)):
-        try:
-            sizes.append(batch_size_of(loader))
-        except BatchSizeNotSettable:
-            sizes.append(None)
+    return [known_batch_size(loader) for loader in flat_loaders(request_loaders(trainer, role))]
+
+
+def _sizes_to_change(loaders: Any, role: str) -> list[int]:
+    sizes = [batch_size_of(loader) for loader in flat_loaders(loaders)]
+    if not sizes:
+        raise EmptyDataset(f"Expected at least one {role} loader, found an empty collection. Return or pass one.")
     return sizes
 
 
-def _in_proportion(sizes: Sequence[int], first: int) -> list[int]:
-    """Sizes in the ratio of `sizes`, the first of them `first`: several loaders are mixed as the user mixes them."""
-    return [max(1, round(first * size / sizes[0])) for size in sizes]
-
-
-def _resize(loaders: Any, sizes: Sequence[int]) -> None:
-    for loader, size in zip(flat_loaders(loaders), sizes, strict=True):
+def _resize(loaders: Sequence[Any], sizes: Sequence[int], first: int) -> None:
+    """Give loaders sizes in the ratio of `sizes`, the first of them `first`: they are mixed as the user mixes them."""
+    done: set[int] = set()
+    for index, loader in enumerate(loaders):
+        if id(loader) in done:
+            continue
+        done.add(id(loader))
+        # A hook may return more loaders than it did at first.
+        own = sizes[index] if index < len(sizes) else batch_size_of(loader)
+        size = max(1, round(first * own / sizes[0]))
         set_batch_size(loader, size)
         if cuts_batches(loader):
             resize_when_rebuilt(loader, size)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -10,24 +11,20 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bstuner.core.epoch import EpochData, LoaderData, last_batch_of_one, limited
 from bstuner.core.layout import BatchLayout
-from bstuner.device.loaders import (
-    batch_size_of,
-    cuts_batches,
-    drops_last,
-    largest_useful_batch,
-    last_batch_of_one,
-    num_samples,
-)
+from bstuner.device.loaders import drops_last, known_batch_size, num_samples
 from bstuner.errors import SettingRefused
 from bstuner.training._lightning import checkpoint_steps, combination_mode, prepared_loader
+from bstuner.training.batching import flat_loaders
 
 __all__ = [
-    "EpochData",
     "LastBatchTrouble",
     "changed_settings",
+    "epoch_data",
     "largest_allowed",
     "last_batch_trouble",
+    "limit_of",
     "refuse_contradictions",
     "samples_here",
 ]
@@ -52,83 +49,61 @@ def samples_here(trainer: Trainer, role: str, loader: Any) -> int | None:
     return num_samples(loader if trainer.world_size == 1 else prepared_loader(trainer, role, loader))
 
 
-@dataclass(frozen=True)
-class EpochData:
-    """What the loaders of a role hold, each for one process.
+def epoch_data(
+    trainer: Trainer, role: str, loaders: CombinedLoader, follows: Sequence[bool] | None = None
+) -> EpochData:
+    """What the loaders of a role hold for this process.
 
     Args:
-        samples: of each loader; None where unknown.
-        drops_last: of each loader, whether it leaves out a last batch that is not full.
-        shares: the batch size of each loader, in units of the first one's.
-        shortest_ends: whether an epoch ends with the shortest loader, not with the longest.
+        trainer: the Trainer of the run.
+        role: "train", "val", "validate", "test" or "predict".
+        loaders: the loaders, as the user's code makes them.
+        follows: of each, whether its batch size follows the one that is searched for; None for all.
 
     """
+    flat = flat_loaders(loaders)
+    follows = follows or [True] * len(flat)
+    sizes = [known_batch_size(loader) for loader in flat]
+    # The batch size that is searched for is that of the first loader that follows.
+    unit = next((size for size, follow in zip(sizes, follows, strict=True) if size is not None and follow), 1)
+    return EpochData(
+        tuple(
+            LoaderData(
+                samples_here(trainer, role, loader),
+                drops_last(loader),
+                share=size / unit if size is not None and follow else 1.0,
+                fixed=None if follow else size,
+            )
+            for loader, size, follow in zip(flat, sizes, follows, strict=True)
+        ),
+        shortest_ends=combination_mode(loaders) == "min_size",
+    )
 
-    samples: tuple[int | None, ...]
-    drops_last: tuple[bool, ...]
-    shares: tuple[float, ...]
-    shortest_ends: bool
 
-    @classmethod
-    def of(cls, trainer: Trainer, role: str, loaders: CombinedLoader) -> EpochData:
-        """Look at the loaders of a run."""
-        flat = loaders.flattened
-        sizes = [batch_size_of(loader) if cuts_batches(loader) else 1 for loader in flat]
-        return cls(
-            samples=tuple(samples_here(trainer, role, loader) for loader in flat),
-            drops_last=tuple(drops_last(loader) for loader in flat),
-            shares=tuple(size / sizes[0] for size in sizes),
-            shortest_ends=combination_mode(loaders) == "min_size",
-        )
-
-    def smaller(self, other: EpochData) -> EpochData:
-        """The data of the process that has less."""
-        samples = tuple(
-            None if None in pair else min(pair)  # type: ignore[type-var]  # no None among them now
-            for pair in zip(self.samples, other.samples, strict=True)
-        )
-        return replace(self, samples=samples)
-
-    def batches(self, size: int) -> int | None:
-        """Batches in an epoch at a batch size; None where that is unknown."""
-        counts = []
-        for samples, drop_last, share in zip(self.samples, self.drops_last, self.shares, strict=True):
-            if samples is None:
-                return None
-            each = max(1, round(size * share))
-            counts.append(samples // each if drop_last else -(-samples // each))
-        return min(counts) if self.shortest_ends else max(counts)
-
-    def largest_batch(self, limit_batches: int | float) -> int | None:
-        """The largest batch size that still makes one batch of the data; None where the data's length is unknown."""
-        needed: list[int] = []
-        filled: list[int] = []
-        for samples, drop_last, share in zip(self.samples, self.drops_last, self.shares, strict=True):
-            if samples is None:
-                continue
-            largest = int(largest_useful_batch(samples, drop_last, limit_batches) / share)
-            # Lightning refuses a loader that its limit leaves empty, and stops at one that drops all it has.
-            must = drop_last or self.shortest_ends or (isinstance(limit_batches, float) and limit_batches < 1)
-            (needed if must else filled).append(largest)
-        if None not in self.samples and filled:
-            needed.append(max(filled))
-        return min(needed, default=None)
+def limit_of(trainer: Trainer, stage: str) -> int | float:
+    """Lightning's limit on the batches of an epoch."""
+    return getattr(trainer, _LIMITS[stage])  # type: ignore[no-any-return]  # by its name
 
 
 def largest_allowed(trainer: Trainer, stage: str, data: EpochData) -> int | None:
     """The largest batch that still makes one batch of the data; None where the data's length is unknown.
 
+    Args:
+        trainer: the Trainer of the run.
+        stage: "fit", "validate", "test" or "predict"; "validate" for the validation of a fit too.
+        data: what the loaders hold.
+
     Raises:
         SettingRefused: even a batch of one sample leaves no batch within the Trainer's limit.
 
     """
-    name = _LIMITS[stage]
-    limit = getattr(trainer, name)
+    limit = limit_of(trainer, stage)
     largest = data.largest_batch(limit)
     if largest is not None and largest < 1:
+        samples = min(loader.samples for loader in data.loaders if loader.samples is not None)
         raise SettingRefused(
-            f"Expected at least one batch, but Trainer({name}={limit}) of a dataset of {data.samples[0]} samples "
-            f"leaves none at any batch size. Raise {name}."
+            f"Expected at least one batch, but Trainer({_LIMITS[stage]}={limit}) of a dataset of {samples} samples "
+            f"leaves none at any batch size. Raise {_LIMITS[stage]}, or build the loader with drop_last=False."
         )
     return largest
 
@@ -138,11 +113,13 @@ class LastBatchTrouble:
     """BatchNorm cannot train on one sample, and an epoch may end with a batch of one."""
 
     samples: int
+    limit: int | float
     layer: str
 
     def at(self, size: int) -> bool:
-        """Whether a batch of `size` samples leaves one over."""
-        return last_batch_of_one(self.samples, size, drop_last=False)
+        """Whether a batch of `size` samples leaves one over, which is trained on."""
+        batches = -(-self.samples // size)
+        return last_batch_of_one(self.samples, size, drop_last=False) and limited(batches, self.limit) == batches
 
     @property
     def words(self) -> str:
@@ -155,12 +132,11 @@ class LastBatchTrouble:
 
 def last_batch_trouble(trainer: Trainer, stage: str, data: EpochData) -> LastBatchTrouble | None:
     """The trouble a last batch of one sample would make, or None where it cannot make any."""
-    samples = data.samples[0]
     # Several loaders together hardly ever end on one sample.
-    if stage != "fit" or samples is None or data.drops_last[0] or len(data.samples) > 1:
+    if stage != "fit" or data.samples is None or data.loaders[0].drop_last or len(data.loaders) > 1:
         return None
     layer = _first_batch_norm(trainer.lightning_module)
-    return LastBatchTrouble(samples, layer) if layer else None
+    return LastBatchTrouble(data.samples, limit_of(trainer, stage), layer) if layer else None
 
 
 def _first_batch_norm(module: nn.Module) -> str | None:
@@ -175,18 +151,16 @@ def refuse_contradictions(trainer: Trainer, stage: str, data: EpochData, size: i
         SettingRefused: `val_check_interval` counts more batches than an epoch has at this batch size.
 
     """
-    batches = data.batches(size)
+    batches = data.batches(size, limit_of(trainer, stage))
     interval = trainer.val_check_interval
     if stage != "fit" or batches is None or not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
         return
-    if isinstance(trainer.limit_train_batches, int):
-        batches = min(batches, trainer.limit_train_batches)
     if trainer.enable_validation and interval > batches:
         raise SettingRefused(
             f"Expected Trainer(val_check_interval={interval}) to be at most the training batches of an epoch; at the "
             f"batch size found, {size}, an epoch has {batches}. Give it as a fraction of an epoch (a float up to "
             f"1.0), set check_val_every_n_epoch=None to count over epochs, or cap the search with "
-            f"max_val={(data.samples[0] or 0) // interval}."
+            f"max_val={(data.samples or 0) // interval}."
         )
 
 

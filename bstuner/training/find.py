@@ -17,6 +17,7 @@ from bstuner.training.constraints import (
     changed_settings,
     largest_allowed,
     last_batch_trouble,
+    limit_of,
     refuse_contradictions,
 )
 from bstuner.training.placement import Placement
@@ -52,7 +53,8 @@ class _Search:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.trainer, self.stage, self.settings = session.trainer, session.stage, session.settings
-        self.wanted = WantedBatch(self.trainer, self.settings.global_batch_size)
+        fitting = self.stage == "fit"
+        self.wanted = WantedBatch(self.trainer, self.settings.global_batch_size if fitting else None)
         self.validation: ValidationSearch | None = None
         self.ceiling: int | None = None  # the largest size that dataset and max_val allow
         self.probes: list[Probe] = []
@@ -64,7 +66,7 @@ class _Search:
         session.locate()
         session.look(self.wanted.accumulate)
         self.wanted.refuse_short_epoch(session.epoch)
-        if self.settings.validation and self.stage == "fit" and self.trainer.enable_validation:
+        if self.settings.validation and self.stage == "fit" and session.data.validation():
             self.validation = ValidationSearch(session)
         search, limit = self._find()
         answer, remark = self._avoid_last_batch_of_one(search.best or 0)
@@ -75,6 +77,7 @@ class _Search:
         refuse_contradictions(self.trainer, self.stage, session.epoch, answer)
         reference, fitting = session.batching.reference, self.stage == "fit"
         layout = self.wanted.layout(answer) if fitting else BatchLayout(answer, 1, replicas(self.trainer))
+        self.wanted.refuse_short_limit(session.epoch, layout)
         samples, line = session.data.samples, search.line
         result = FindResult(
             batch_size=answer,
@@ -108,14 +111,14 @@ class _Search:
         placement = Placement(
             session.batching,
             answer,
-            None if self.settings.global_batch_size is None else layout.accumulate,
+            None if self.wanted.sizes is None else layout.accumulate,
             (self.validation.batching, validation_size) if self.validation and validation_size else None,
         )
         return session.peers.share(result), placement  # one answer for all: clocks differ
 
     def _find(self) -> tuple[BatchSizeSearch, LimitedBy]:
         settings, sizes = self.settings, self.wanted.sizes
-        high = largest_allowed(self.trainer, self.stage, self.session.epoch)
+        high = self._allowed_by_data()
         limit: LimitedBy = "dataset"
         if settings.max_val is not None and (high is None or settings.max_val < high):
             high, limit = settings.max_val, "max_val"
@@ -124,7 +127,9 @@ class _Search:
             high, limit = sizes[-1], "global_batch_size"
         if sizes is not None and high is not None and high < sizes[0]:
             raise self.wanted.impossible(high, 1)
-        low = settings.init_val if high is None else min(settings.init_val, high)
+        # Below it BatchNorm may refuse one of several loaders.
+        low = max(settings.init_val, self.session.epoch.smallest_pair)
+        low = low if high is None else min(low, high)
         search = BatchSizeSearch(
             self.session.capacity, low=low, high=high, margin=settings.margin, mode=settings.mode, sizes=sizes
         )
@@ -135,7 +140,18 @@ class _Search:
             if fits:  # but none of the sizes that would make the wanted batch does
                 raise self.wanted.impossible(self._fits(search) or fits, 1)
             raise self.session.nothing_fits(self.probes)
+        if self.session.most is not None and 2 * search.best > self.session.most:
+            return search, "dataset"
         return search, "memory" if search.limited_by == "memory" else limit
+
+    def _allowed_by_data(self) -> int | None:
+        """The largest size at which an epoch has a batch, of training and of the validation that follows it."""
+        allowed = [largest_allowed(self.trainer, self.stage, self.session.epoch)]
+        limit = self.trainer.limit_val_batches
+        if self.stage == "fit" and self.validation is None and isinstance(limit, float) and 0 < limit < 1:
+            # Only such a limit can leave a validation loader without a batch, which Lightning refuses.
+            allowed.append(self.session.allowed_by_validation())
+        return min((size for size in allowed if size is not None), default=None)
 
     def _probe(self, size: int) -> Probe:
         def apply(size: int) -> None:
@@ -150,9 +166,9 @@ class _Search:
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=self.ceiling)
             if size == 1 and self.wanted.sizes is not None and fits is not None and fits > 1:
                 raise self.wanted.impossible(fits, 2) from error
-            if size == 1 and self.probes:
+            if size < self.session.epoch.smallest_pair and self.probes:
                 raise NothingFits(
-                    f"{self.session.nothing_fits(self.probes)} A batch of 1 fails for another reason: "
+                    f"{self.session.nothing_fits(self.probes)} A batch of {size} fails for another reason: "
                     f"{type(error).__name__}: {error}"
                 ) from error
             raise
@@ -174,12 +190,12 @@ class _Search:
             )
 
     def _layout_remarks(self, search: BatchSizeSearch, layout: BatchLayout) -> tuple[str, ...]:
-        if self.settings.global_batch_size is None:
+        if self.wanted.sizes is None:
             return ()
-        batches = self.session.epoch.batches(layout.micro)
+        batches = self.session.epoch.batches(layout.micro, limit_of(self.trainer, self.stage))
         return (
             *accumulation_remarks(self.trainer.lightning_module, layout),
-            *layout_remarks(layout, self._fits(search) or layout.micro, batches),
+            *layout_remarks(layout, self._fits(search) or self.ceiling or layout.micro, batches),
         )
 
     def _fits(self, search: BatchSizeSearch) -> int | None:

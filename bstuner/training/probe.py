@@ -11,8 +11,8 @@ from bstuner.core.result import Probe
 from bstuner.device.memory import DeviceMemory
 from bstuner.device.oom import is_out_of_memory
 from bstuner.device.peers import Peers
-from bstuner.training.probe_data import ProbeData
-from bstuner.training.rehearsal import rehearse_evaluation, rehearse_fit
+from bstuner.training.probe_data import ProbeData, given
+from bstuner.training.rehearsal import Batches, rehearse_evaluation, rehearse_fit
 from bstuner.training.state import FrozenFit
 from bstuner.training.strategy import wrap_for_probe
 from bstuner.training.timing import Timing
@@ -28,6 +28,7 @@ class _Outcome:
     peak_bytes: int | None = None
     seconds: float | None = None
     retried: bool = False
+    given: int | None = None
 
 
 class Prober:
@@ -44,6 +45,9 @@ class Prober:
         steps: optimizer steps (or evaluation batches) of a probe.
         accumulate: batches per optimizer step, at a batch size.
         fresh: whether the fit has yet to call its `on_fit_start` hooks.
+
+    Attributes:
+        most: the most samples that the data makes a batch of; None where no probe has shown it.
 
     """
 
@@ -71,6 +75,8 @@ class Prober:
         self._fresh = fresh
         self._epoch = trainer.current_epoch
         self._batches_per_step = accumulate
+        self._counts_samples: bool | None = None
+        self.most: int | None = None
 
     def probe(self, size: int, apply: Callable[[int], None]) -> Probe:
         """Run one size for memory and time, and leave the run as it was frozen.
@@ -85,7 +91,8 @@ class Prober:
         """
 
         def attempt(outcome: _Outcome) -> None:
-            run, timing = self._prepare(size, apply), Timing(self._memory, self._accumulate(size))
+            run, batches = self._prepare(size, apply)
+            timing = Timing(self._memory, self._accumulate(size))
             with self._memory.measure(self._frozen.tensors) as reading:
                 run(timing, self._steps, self._fresh, validate=True)
             if self._memory.slows_steps and self._peers.meet(reading.peak_bytes <= self._usable):
@@ -93,24 +100,38 @@ class Prober:
                 timing = Timing(self._memory, self._accumulate(size), warm_up=0)
                 run(timing, 1, fresh=False, validate=False)
             outcome.peak_bytes, outcome.seconds = reading.peak_bytes, timing.seconds
-            outcome.retried = timing.retried
+            outcome.retried, outcome.given = timing.retried, given(batches)
 
         reason, outcomes = self._try_on_all(attempt)
         if reason:
             return Probe(size, None, None, fits=False, reason=reason)
         seconds = max(outcome.seconds for outcome in outcomes if outcome.seconds is not None)
+        if self._falls_short(size, [outcome.given for outcome in outcomes if outcome.given is not None]):
+            return Probe(size, None, seconds, fits=False, reason=f"the data makes no batch of more than {self.most}")
         if any(outcome.retried for outcome in outcomes):
             return Probe(size, None, seconds, fits=False, reason="ran only by allocator retries")
         peak = max(outcome.peak_bytes for outcome in outcomes if outcome.peak_bytes is not None)
         fits = peak <= self._usable
         return Probe(size, peak, seconds, fits, reason="" if fits else "over the margin")
 
+    def _falls_short(self, size: int, given: list[int]) -> bool:
+        """Whether batches that are taken as they come hold fewer samples than asked for: then none larger exists."""
+        if not given:
+            return False
+        if self._counts_samples is None:
+            # Whether the batch size counts samples at all (it may count tokens) shows at the first, small size.
+            self._counts_samples = min(given) == size
+        if self._counts_samples and min(given) < size:
+            self.most = min(given)
+        return self.most is not None and self.most < size
+
     def time(self, size: int, apply: Callable[[int], None]) -> float | None:
         """Seconds of one steady step at a size that is known to fit; None should memory run out all the same."""
 
         def attempt(outcome: _Outcome) -> None:
             timing = Timing(self._memory, self._accumulate(size))
-            self._prepare(size, apply)(timing, 2, self._fresh, validate=False)
+            run, _ = self._prepare(size, apply)
+            run(timing, 2, self._fresh, validate=False)
             outcome.seconds = timing.seconds
 
         _, outcomes = self._try_on_all(attempt)
@@ -137,9 +158,9 @@ class Prober:
 
     def _accumulate(self, size: int) -> int:
         # Two batches show all that accumulation adds: gradients that stay alive during the next forward pass.
-        return min(2, self._batches_per_step(size))
+        return min(2, self._batches_per_step(size)) if self._stage == "fit" else 1
 
-    def _prepare(self, size: int, apply: Callable[[int], None]) -> Callable[..., None]:
+    def _prepare(self, size: int, apply: Callable[[int], None]) -> tuple[Callable[..., None], Batches]:
         """Apply a size and ask for the loaders, while the Trainer still has the user's loops."""
         apply(size)
         batches = self._data.main()
@@ -162,7 +183,7 @@ class Prober:
             else:
                 rehearse_evaluation(self._trainer, self._stage, batches, timing, steps=steps)
 
-        return run
+        return run, batches
 
 
 def _stage_in_words(trainer: Trainer) -> str:

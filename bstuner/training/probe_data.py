@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 
+# Undocumented but without an underscore: how Lightning itself tells the samples in a batch.
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
 # Undocumented but without an underscore: Lightning's own test for "did the user write this hook".
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from bstuner.device.loaders import batch_size_of, cuts_batches
 from bstuner.device.samples import ProbeBatches, Samples, largest_samples, pick_samples, worst_batches
+from bstuner.errors import EmptyDataset
 from bstuner.training._lightning import request_loaders
-from bstuner.training.batching import combined
+from bstuner.training.batching import combined, flat_loaders
 from bstuner.training.constraints import samples_here
 from bstuner.training.rehearsal import Batches, BatchSource
 
-__all__ = ["ProbeData"]
+__all__ = ["ProbeData", "given"]
 
 ScanProgress = Callable[[int, int], None]
 
@@ -75,11 +81,12 @@ class ProbeData:
         """The validation batches of a fit, at the size that the loaders have now; None without validation."""
         if not self._trainer.enable_validation:
             return None
-        return self._batches("val")
+        batches = self._batches("val")
+        return batches if batches.sources else None
 
     def _batches(self, role: str) -> Batches:
         loaders = combined(request_loaders(self._trainer, role), role)
-        return Batches(loaders, [self._source(role, index, loader) for index, loader in enumerate(loaders.flattened)])
+        return Batches(loaders, [self._source(role, index, each) for index, each in enumerate(flat_loaders(loaders))])
 
     def _source(self, role: str, index: int, loader: Any) -> BatchSource:
         if not cuts_batches(loader):
@@ -110,15 +117,38 @@ class ProbeData:
 
 
 class _AsTheyCome:
-    """The batches of a loader, from its first one on, and over again when it has no more."""
+    """The batches of a loader, from its first one on, and over again when it has no more.
+
+    Attributes:
+        most: samples in the largest of them; None where that cannot be told.
+
+    """
 
     def __init__(self, loader: Any) -> None:
+        self.most: int | None = None
         self._loader = loader
         self._iterator: Iterator[Any] = iter(())
 
     def __call__(self) -> Any:
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            self._iterator = iter(self._loader)
-            return next(self._iterator)
+        batch = self._next()
+        with contextlib.suppress(MisconfigurationException, RecursionError):
+            self.most = max(self.most or 0, extract_batch_size(batch))
+        return batch
+
+    def _next(self) -> Any:
+        for batch in self._iterator:
+            return batch
+        self._iterator = iter(self._loader)
+        for batch in self._iterator:
+            return batch
+        raise EmptyDataset(
+            f"Expected {type(self._loader).__qualname__} to give batches whenever it is iterated, found none. A source "
+            "that can be read only once is no loader: open it in __iter__()."
+        )
+
+
+def given(batches: Batches) -> int | None:
+    """Samples in the largest batch that came of loaders whose batches are taken as they come; None where unknown."""
+    sources = (source.make for source in batches.sources)
+    known = [source.most for source in sources if isinstance(source, _AsTheyCome) and source.most is not None]
+    return min(known, default=None)

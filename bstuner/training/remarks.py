@@ -84,7 +84,7 @@ def layout_remarks(layout: BatchLayout, fits: int, batches: int | None) -> Itera
     if fuller:
         yield (
             f"A global batch of {layout.global_batch_size} divides only into micro-batches of {layout.micro}, where "
-            f"{fits} would fit. Near it, {' and '.join(fuller)} would use the device better."
+            f"up to {fits} may fit. Near it, {' and '.join(fuller)} would use the device better."
         )
     left = 0 if batches is None else batches % layout.accumulate
     if left:

@@ -17,12 +17,13 @@ from bstuner.training.session import FindSettings, Observer, open_session
 __all__ = ["answers", "take_up", "to_save"]
 
 
-def to_save(result: FindResult, placement: Placement, epoch: int) -> dict[str, Any]:
+def to_save(result: FindResult, placement: Placement, asked: FindSettings, epoch: int) -> dict[str, Any]:
     """What a checkpoint has to hold of an answer: plain values."""
     return {
         "batch_size": placement.micro,
         "accumulate_grad_batches": placement.accumulate,
         "validation_batch_size": result.validation_batch_size,
+        "validation": asked.validation,
         "device": result.device,
         "capacity_bytes": result.capacity_bytes,
         "epoch": epoch,
@@ -31,7 +32,7 @@ def to_save(result: FindResult, placement: Placement, epoch: int) -> dict[str, A
 
 def answers(saved: dict[str, Any], settings: FindSettings, world: int) -> bool:
     """Whether what a checkpoint holds answers the question that is asked now."""
-    if not saved or settings.validation != (saved["validation_batch_size"] is not None):
+    if not saved or settings.validation != saved["validation"]:
         return False
     accumulate, wanted = saved["accumulate_grad_batches"], settings.global_batch_size
     if wanted is None or accumulate is None:

@@ -6,20 +6,20 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal, Protocol
 
 from lightning.pytorch import Trainer
 
+from bstuner.core.epoch import EpochData
 from bstuner.core.result import Probe
 from bstuner.device.limit import format_bytes
 from bstuner.device.memory import DeviceMemory, memory_of, name_on_host
 from bstuner.device.peers import Peers
 from bstuner.errors import NothingFits
 from bstuner.training._lightning import loaders_come_from_hooks, request_loaders
-from bstuner.training.batching import Batching, locate_batching
+from bstuner.training.batching import Batching, combined, locate_batching
 from bstuner.training.compilation import Compilation
-from bstuner.training.constraints import EpochData
+from bstuner.training.constraints import epoch_data, largest_allowed
 from bstuner.training.garbage import short_collections
 from bstuner.training.probe import Prober
 from bstuner.training.probe_data import ProbeData
@@ -87,7 +87,7 @@ class Session:
         self._role = "train" if stage == "fit" else stage
         self._observer = observer
         self._fresh = fresh
-        self.peers = Peers.here()
+        self.peers = Peers.here(trainer.strategy.root_device)
         unwrap(trainer)
         self._frozen = FrozenFit(trainer, passed_loaders(trainer, stage))
         device = trainer.strategy.root_device
@@ -118,11 +118,12 @@ class Session:
         found: list[EpochData] = []
 
         def look() -> None:
+            follows = self.batching.follows(self.trainer, self._role)
             self.data = ProbeData(self.trainer, self.stage, self.settings.probe_with, self._observer.scanning)
-            found.append(EpochData.of(self.trainer, self._role, self.data.loaders))
+            found.append(epoch_data(self.trainer, self._role, self.data.loaders, follows))
 
         run_on_all(self.peers, look)
-        self.epoch = reduce(EpochData.smaller, self.peers.gather(found[0]))
+        self.epoch = EpochData.least(self.peers.gather(found[0]))
         self._prober = Prober(
             self.trainer,
             self.stage,
@@ -159,6 +160,25 @@ class Session:
         """Seconds of one steady step at a size that is known to fit; None should memory run out all the same."""
         self._observer.probing(size, "batch size")
         return self._prober.time(size, self.batching.apply)
+
+    def allowed_by_validation(self) -> int | None:
+        """The largest batch size that leaves every validation loader that follows it a batch; None for no bound."""
+        found: list[EpochData | None] = [None]
+
+        def look() -> None:
+            loaders = combined(request_loaders(self.trainer, "val"), "val")
+            follows = self.batching.follows(self.trainer, "val")
+            if self.trainer.enable_validation and any(follows):
+                found[0] = epoch_data(self.trainer, "val", loaders, follows)
+
+        run_on_all(self.peers, look)
+        epochs = [epoch for epoch in self.peers.gather(found[0]) if epoch is not None]
+        return largest_allowed(self.trainer, "validate", EpochData.least(epochs)) if epochs else None
+
+    @property
+    def most(self) -> int | None:
+        """The most samples that the data makes a batch of; None where no probe has shown it."""
+        return self._prober.most
 
     def resident(self) -> int:
         """Bytes that the weights and the state of the run take, on the process where they take the most."""

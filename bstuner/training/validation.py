@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
+from bstuner.core.epoch import EpochData
 from bstuner.core.result import Probe
 from bstuner.core.search import BatchSizeSearch
 from bstuner.errors import NothingFits
 from bstuner.training._lightning import request_loaders
 from bstuner.training.batching import Batching, combined, locate_validation_batching
-from bstuner.training.constraints import EpochData
+from bstuner.training.constraints import epoch_data, largest_allowed
 from bstuner.training.session import Session
 from bstuner.training.together import run_on_all
 
@@ -40,11 +39,12 @@ class ValidationSearch:
 
         def look() -> None:
             self.batching = locate_validation_batching(trainer)
-            found.append(EpochData.of(trainer, "val", combined(request_loaders(trainer, "val"), "val")))
+            found.append(epoch_data(trainer, "val", combined(request_loaders(trainer, "val"), "val")))
 
         run_on_all(session.peers, look)
-        epoch = reduce(EpochData.smaller, session.peers.gather(found[0]))
-        self._high = epoch.largest_batch(trainer.limit_val_batches)
+        self._high = largest_allowed(trainer, "validate", EpochData.least(session.peers.gather(found[0])))
+        if session.settings.max_val is not None:
+            self._high = min(session.settings.max_val, self._high or session.settings.max_val)
 
     def apply_few(self) -> None:
         """Make the validation batches so small that they do not get into the way of a search for another size."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from lightning.pytorch import Trainer
 
+from bstuner.core.epoch import EpochData
 from bstuner.core.layout import BatchLayout, nearest_layouts, possible_micro_batches
 from bstuner.errors import LayoutImpossible
-from bstuner.training.constraints import EpochData
+from bstuner.training.constraints import limit_of
 from bstuner.training.placement import accumulation_of, plans_accumulation
 from bstuner.training.strategy import replicas
 
@@ -64,11 +65,27 @@ class WantedBatch:
             LayoutImpossible: an epoch has fewer samples.
 
         """
-        samples = epoch.samples[0]
+        samples = epoch.samples
         if self._wanted is not None and samples is not None and samples < self._share:
             raise LayoutImpossible(
                 f"Expected a global batch size that an epoch can fill, found {self._wanted}: an epoch has {samples} "
                 f"samples for each of {self._world} processes. The largest possible is {samples * self._world}."
+            )
+
+    def refuse_short_limit(self, epoch: EpochData, layout: BatchLayout) -> None:
+        """Refuse a layout of which an epoch cannot make one whole step.
+
+        Raises:
+            LayoutImpossible: the Trainer's limit leaves fewer batches.
+
+        """
+        limit = limit_of(self._trainer, "fit")
+        batches = epoch.batches(layout.micro, limit)
+        if self._wanted is not None and batches is not None and batches < layout.accumulate:
+            raise LayoutImpossible(
+                f"Expected an epoch to fill a global batch of {self._wanted}, which takes {layout.accumulate} batches "
+                f"of {layout.micro} on each process; with Trainer(limit_train_batches={limit}) it has {batches}. Raise "
+                f"that, or take a global batch size of at most {batches * layout.micro * self._world}."
             )
 
     def impossible(self, fits: int, smallest: int) -> LayoutImpossible:

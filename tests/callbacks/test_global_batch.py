@@ -71,7 +71,7 @@ def test_a_size_that_only_one_divides_is_met_all_the_same_and_called_wasteful() 
     result = found(zoo.Wide(batch_size=8, length=4096), 1021, memory_limit=LIMIT)
     assert (result.batch_size, result.accumulate_grad_batches) == (1, 1021)
     (waste, tail) = result.warnings
-    assert waste.startswith("A global batch of 1021 divides only into micro-batches of 1, where 4")
+    assert waste.startswith("A global batch of 1021 divides only into micro-batches of 1, where up to 4")
     assert "1020 (" in waste
     assert tail.startswith("An epoch of 4096 batches ends with an optimizer step over 12 of 1021")
 
@@ -152,6 +152,33 @@ def test_what_now_counts_other_samples_is_named() -> None:
         "max_steps=4 now spans 256 samples instead of 64",
         "limit_train_batches=4 now spans 64 samples instead of 32",
     )
+
+
+def test_a_limit_on_the_batches_of_an_epoch_counts(recwarn: Any) -> None:
+    with pytest.raises(
+        LayoutImpossible,
+        match=r"takes 256 batches of 4 .* with Trainer\(limit_train_batches=2\) it has 2\. Raise .* of at most 8\.",
+    ):
+        found(zoo.Mlp(length=4096), 1024, max_val=4, trainer={"limit_train_batches": 2})
+    advised = found(zoo.Mlp(length=1000), 192, max_val=64, trainer={"limit_train_batches": 15})
+    assert advised.warnings == (), "15 batches are five whole steps, as an earlier remark has advised"
+
+
+def test_a_wasteful_layout_is_told_where_max_val_limits_too() -> None:
+    (remark, _) = found(zoo.Mlp(length=4096), 509, max_val=64).warnings
+    assert remark.startswith("A global batch of 509 divides only into micro-batches of 1, where up to 64 may fit.")
+
+
+def test_it_is_about_training_alone() -> None:
+    finder = BatchSizeFinder(global_batch_size=256, max_val=64)
+    trainer, model = zoo.trainer(finder, max_epochs=1), zoo.Mlp()
+    trainer.fit(model)
+    assert trainer.accumulate_grad_batches == 4
+    for stage in ("validate", "test", "predict"):
+        getattr(trainer, stage)(model)
+        assert finder.result is not None
+        assert (finder.result.stage, finder.result.batch_size) == (stage, 64)
+        assert trainer.accumulate_grad_batches == 4
 
 
 @pytest.mark.parametrize("bad", [0, -4, 1.5, "many"])

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import bstuner
 from bstuner import BatchSizeFinder, FindResult
-from bstuner.errors import NothingFits
+from bstuner.errors import BatchSizeNotSettable, NothingFits
 
 LIMIT = 5 * zoo.MIB
 
@@ -84,8 +84,41 @@ def test_passed_loaders_are_changed_each_to_its_own_size() -> None:
 
 
 def test_the_validation_data_limits_it() -> None:
+    result = bstuner.find(zoo.trainer(), zoo.Mlp(batch_size=8, length=4096), validation=True, max_val=256)
+    assert (result.batch_size, result.validation_batch_size) == (256, 64)
     result = bstuner.find(zoo.trainer(), zoo.Mlp(batch_size=8, length=4096), validation=True, max_val=32)
-    assert (result.batch_size, result.validation_batch_size) == (32, 64), "max_val is about training"
+    assert (result.batch_size, result.validation_batch_size) == (32, 32), "nothing above max_val is probed"
+
+
+def test_one_loader_in_both_roles_cannot_have_two_sizes() -> None:
+    loader = DataLoader(zoo.Vectors(64), batch_size=8)
+    with pytest.raises(
+        BatchSizeNotSettable, match="found one loader in both roles, which can have only one batch size"
+    ):
+        bstuner.find(zoo.trainer(), zoo.Bare(), loader, loader, validation=True, max_val=16)
+    assert loader.batch_size == 8
+    assert bstuner.find(zoo.trainer(), zoo.Bare(), loader, loader, max_val=16).batch_size == 16
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
+def test_an_empty_list_of_validation_loaders_is_none() -> None:
+    class Empty(Noted):
+        def val_dataloader(self) -> Any:
+            return []
+
+    for validation in (False, True):
+        result, sizes = fitted(Empty(batch_size=8, length=64), max_val=16, validation=validation)
+        assert sizes == {("train", 16)}
+        assert result.validation_batch_size is None
+
+
+def test_a_share_of_validation_that_would_be_left_without_a_batch_bounds_a_size_that_drives_both() -> None:
+    model = zoo.Mlp(batch_size=8, length=4096)  # validates on 64 samples
+    finder = BatchSizeFinder(max_val=512)
+    zoo.trainer(finder, max_epochs=1, limit_val_batches=0.5, limit_train_batches=2).fit(model)
+    assert model.batch_size == 32, "two batches, of which half is one"
+    assert finder.result is not None
+    assert finder.result.limited_by == "dataset"
 
 
 class HungryValidation(Apart):
@@ -123,13 +156,13 @@ def test_without_validation_there_is_nothing_to_find() -> None:
 
 def test_training_is_the_run_started_by_hand_with_both_sizes() -> None:
     class Split(zoo.Regularised):
-        val_size = 32
+        val_size = 8
 
         def val_dataloader(self) -> DataLoader:
             return DataLoader(self.dataset(64), batch_size=self.val_size)
 
     class ByHand(Split):
-        val_size = 64
+        val_size = 32
 
     runs = []
     for model, size, finders in ((ByHand, 32, ()), (Split, 8, (BatchSizeFinder(validation=True, max_val=32),))):

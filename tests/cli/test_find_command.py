@@ -139,7 +139,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_script_runs(tmp_
         (None, 1, "bstuner: Expected a Python script, found no file at"),
         ("print('hello')", 1, "ended without calling a Trainer. Expected it to call trainer.fit()"),
         ("import sys; sys.exit()", 1, "ended without calling a Trainer"),
-        ("import pytorch_lightning", 1, "It imports pytorch_lightning, whose Trainer is another class"),
+        ("import pytorch_lightning as pl; pl.Trainer(logger=False).fit(None)", 1, "found that of pytorch_lightning"),
         ("import argparse; argparse.ArgumentParser().parse_args(['--nope'])", 2, "unrecognized arguments: --nope"),
         ("raise ValueError('my own mistake')", 1, "ValueError: my own mistake"),
     ],
@@ -178,6 +178,19 @@ def test_nothing_fits_exits_with_1_and_the_reason(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_failed_search_is_the_reason_given_whatever_the_script_makes_of_it(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "train.py",
+        f"import sys; sys.path.insert(1, {str(EXAMPLES)!r})\n"
+        "import lightning as L\nfrom digits import Classifier, Digits\n"
+        "try:\n    L.Trainer(logger=False, enable_checkpointing=False).fit(Classifier(), Digits())\n"
+        "except Exception:\n    sys.exit(3)\n",
+    )
+    done = bstuner("find", "--memory_limit", "64KiB", script, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "bstuner: Expected the model to leave room for a batch" in done.stderr
+
+
 def test_the_help_says_what_happens_and_explains_every_option(tmp_path: Path) -> None:
     done = bstuner("find", "--help", cwd=tmp_path)
     assert done.returncode == 0
@@ -185,6 +198,28 @@ def test_the_help_says_what_happens_and_explains_every_option(tmp_path: Path) ->
     assert "bstuner find --memory_limit 24GiB main.py fit -c config.yaml" in done.stdout
     for option in ("--mode", "--init_val", "--max_val", "--margin", "--memory_limit", "--probe_with", "--output"):
         assert option in done.stdout
+
+
+def interrupted(script: Path, after: str) -> tuple[int, str]:
+    """Press Ctrl-C once a script that is searched has printed something; its exit code and output."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bstuner", "find", str(script)],
+        cwd=script.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    said = ""
+    while after not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert not (script.parent / "bstuner-result.json").exists()
+    return process.returncode, rest
 
 
 def test_ctrl_c_ends_the_search_with_130_and_writes_nothing(tmp_path: Path) -> None:
@@ -198,23 +233,20 @@ def test_ctrl_c_ends_the_search_with_130_and_writes_nothing(tmp_path: Path) -> N
         "        return super().training_step(batch, batch_idx)\n"
         "L.Trainer(logger=False, enable_checkpointing=False).fit(Slow(), Digits())\n",
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bstuner", "find", str(script)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    said = ""
-    while "stepping" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, rest
+    code, rest = interrupted(script, after="stepping")
+    assert code == 130, rest
     assert "Interrupted after 1 probes: 2 (" in rest
     assert "Run again with init_val=2 to go on from there." in " ".join(rest.split())
-    assert not (tmp_path / "bstuner-result.json").exists()
+
+
+def test_so_does_ctrl_c_before_the_search_has_begun(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "train.py",
+        f"import sys; sys.path.insert(1, {str(EXAMPLES)!r})\n"
+        "import time\nimport lightning as L\nfrom digits import Classifier, Digits\n"
+        "class Slow(Digits):\n"
+        "    def prepare_data(self):\n        print('preparing', flush=True)\n        time.sleep(60)\n"
+        "L.Trainer(logger=False, enable_checkpointing=False).fit(Classifier(), Slow())\n",
+    )
+    code, rest = interrupted(script, after="preparing")
+    assert code == 130, rest

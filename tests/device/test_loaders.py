@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from bstuner.device.loaders import (
     batch_size_of,
     drops_last,
-    largest_useful_batch,
-    last_batch_of_one,
     num_samples,
     set_batch_size,
 )
@@ -139,31 +133,3 @@ def test_a_last_batch_is_dropped_where_the_batch_sampler_says_so():
     assert not drops_last(DataLoader(DATA))
     assert drops_last(DataLoader(DATA, batch_sampler=BatchSampler(SequentialSampler(DATA), 2, True)))
     assert not drops_last(DataLoader(DATA, batch_sampler=PairSampler(3)))
-
-
-def batches_run(samples, size, drop_last, limit):
-    count = samples // size if drop_last else math.ceil(samples / size)
-    return int(count * limit) if isinstance(limit, float) else min(count, limit)
-
-
-@given(
-    samples=st.integers(1, 300),
-    drop_last=st.booleans(),
-    limit=st.one_of(
-        st.integers(1, 5),
-        st.sampled_from([1.0, 0.5, 1 / 3, 0.1, 0.3, 0.7, 0.01]),
-        st.floats(0.004, 0.999),
-        st.integers(1, 200).map(lambda n: 1 / n),
-    ),
-)
-def test_the_largest_useful_batch_is_the_largest_that_runs_at_all(samples, drop_last, limit):
-    runs = [size for size in range(1, samples + 1) if batches_run(samples, size, drop_last, limit) >= 1]
-    assert largest_useful_batch(samples, drop_last, limit) == max(runs, default=0)
-
-
-@pytest.mark.parametrize("samples", range(1, 14))
-@pytest.mark.parametrize("size", [2, 3, 4, 20])
-def test_a_last_batch_of_one_is_seen_before_it_comes(samples, size):
-    for drop_last in (False, True):
-        lengths = [len(batch) for batch in DataLoader(range(samples), size, drop_last=drop_last)]
-        assert last_batch_of_one(samples, size, drop_last) is (lengths[-1:] == [1])

@@ -5,8 +5,12 @@ A failure here after an upgrade says which line of `bstuner/training/_lightning.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -17,6 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
@@ -245,6 +250,61 @@ def test_checkpoints_tell_their_steps() -> None:
         ModelCheckpoint(every_n_train_steps=7), ModelCheckpoint(monitor="x"), enable_checkpointing=True
     )
     assert _lightning.checkpoint_steps(trainer) == [7]
+
+
+def test_a_trainer_that_spawns_can_run_in_the_process_it_is_in() -> None:
+    model, trainer = zoo.Mlp(), zoo.trainer(strategy="ddp_spawn", devices=1, max_epochs=1)
+    assert _lightning.spawns_processes(trainer)
+    assert trainer.strategy.launcher._already_fit is False
+    _lightning.leave_launcher(trainer)
+    assert not _lightning.spawns_processes(trainer)
+    assert trainer.strategy.launcher is None
+    assert model.losses == []
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A launcher that starts processes by running the script again, and what it would start."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--epochs", "3"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as in a script that runs by its path
+    commands: list[Any] = []
+    monkeypatch.setattr(subprocess_script.subprocess, "Popen", lambda command, **kwargs: commands.append(command))
+    launcher = subprocess_script._SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=1)
+    return SimpleNamespace(it=launcher, commands=commands)
+
+
+def test_processes_of_other_ranks_are_started_by_our_command(launcher: Any) -> None:
+    with _lightning.processes_started_with(["python", "-m", "bstuner", "find", "/here/train.py"]):
+        launcher.it._call_children_scripts()
+    assert launcher.commands == [["python", "-m", "bstuner", "find", "/here/train.py", "--epochs", "3"]]
+    assert subprocess_script._basic_subprocess_cmd()[-2:] == ["--epochs", "3"]
+    assert "bstuner" not in subprocess_script._basic_subprocess_cmd()
+
+
+def test_and_so_are_those_of_a_hydra_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hydra(local_rank: int) -> tuple[list[str], str]:
+        return [sys.executable, "/here/train.py", "size=3", f"hydra.job.name=train_ddp_process_{local_rank}"], "/there"
+
+    monkeypatch.setattr(subprocess_script, "_hydra_subprocess_cmd", hydra)
+    with _lightning.processes_started_with(["bstuner", "find", "/here/train.py"]):
+        command, folder = subprocess_script._hydra_subprocess_cmd(local_rank=1)
+    assert command == ["bstuner", "find", "/here/train.py", "size=3", "hydra.job.name=train_ddp_process_1"]
+    assert folder == "/there"
+
+
+def test_lightnings_observer_lets_go_of_processes_that_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = subprocess_script._SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=1)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    monkeypatch.setattr(launcher, "_call_children_scripts", lambda: launcher.procs.append(process))
+    observed: list[Any] = []
+    monkeypatch.setattr(subprocess_script, "_launch_process_observer", observed.append)
+    monkeypatch.setattr(subprocess_script, "_set_num_threads_if_needed", lambda **_: None)
+    launcher.launch(lambda: None)
+    assert observed[0] is launcher.procs, "the observer reads the launcher's own list"
+    _lightning.end_processes(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)), patience=0)
+    assert process.returncode is not None
+    assert observed[0] == []
 
 
 def test_no_other_module_touches_private_attributes_of_lightning() -> None:
