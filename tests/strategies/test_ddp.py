@@ -396,3 +396,22 @@ def test_find_puts_the_answer_in_place_for_the_fit_to_come(answers: Any) -> None
 
 def test_options_of_the_wrapper_are_kept(answers: Any) -> None:
     assert of(answers, "gradients_as_bucket_views")["batch_size"] == 64
+
+
+class FailsEarly(zoo.Mlp):
+    def configure_optimizers(self) -> Any:
+        if rank() == 1:
+            raise RuntimeError("my own mistake")
+        return super().configure_optimizers()
+
+
+def fail_early() -> None:
+    search(FailsEarly(batch_size=8), max_val=64)
+
+
+def test_a_rank_that_fails_before_the_search_does_not_leave_the_others_waiting_for_it() -> None:
+    first, second = launch(fail_early, ranks=2, succeed=False, timeout=60)
+    assert first.returncode != 0
+    assert "PeerLost: All 2 processes must come to the search, but one of them ended" in first.output
+    assert second.returncode != 0
+    assert "my own mistake" in second.output
