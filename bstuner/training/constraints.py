@@ -16,7 +16,7 @@ from bstuner.core.layout import BatchLayout
 from bstuner.device.loaders import drops_last, known_batch_size, num_samples
 from bstuner.errors import SettingRefused
 from bstuner.training._lightning import checkpoint_steps, combination_mode, prepared_loader
-from bstuner.training.batching import flat_loaders
+from bstuner.training.combination import flat_loaders
 
 __all__ = [
     "LastBatchTrouble",

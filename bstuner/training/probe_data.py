@@ -20,7 +20,7 @@ from bstuner.device.loaders import batch_size_of, cuts_batches
 from bstuner.device.samples import ProbeBatches, Samples, largest_samples, pick_samples, worst_batches
 from bstuner.errors import EmptyDataset
 from bstuner.training._lightning import request_loaders
-from bstuner.training.batching import combined, flat_loaders
+from bstuner.training.combination import combined, flat_loaders
 from bstuner.training.constraints import samples_here
 from bstuner.training.rehearsal import Batches, BatchSource
 

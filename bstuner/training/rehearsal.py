@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 from bstuner.device.peers import Peers
 from bstuner.errors import NoStepTaken
 from bstuner.training._lightning import install_evaluation_loop, install_fit_loop, shadow_scheduler_step
-from bstuner.training.batching import with_loaders
+from bstuner.training.combination import with_loaders
 from bstuner.training.timing import Timing
 
 __all__ = ["BatchSource", "Batches", "OwnCallback", "rehearse_evaluation", "rehearse_fit", "takes_part"]

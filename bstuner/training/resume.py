@@ -10,7 +10,7 @@ from bstuner.core.layout import BatchLayout
 from bstuner.core.result import FindResult
 from bstuner.device.limit import format_bytes
 from bstuner.errors import StoredSizeTooLarge
-from bstuner.training.batching import locate_validation_batching
+from bstuner.training.locate import locate_validation_batching
 from bstuner.training.placement import Placement
 from bstuner.training.session import FindSettings, Observer, open_session
 

@@ -17,10 +17,12 @@ from bstuner.device.memory import DeviceMemory, memory_of, name_on_host
 from bstuner.device.peers import Peers
 from bstuner.errors import NothingFits
 from bstuner.training._lightning import loaders_come_from_hooks, request_loaders
-from bstuner.training.batching import Batching, combined, locate_batching
+from bstuner.training.batching import Batching
+from bstuner.training.combination import combined
 from bstuner.training.compilation import Compilation
 from bstuner.training.constraints import epoch_data, largest_allowed
 from bstuner.training.garbage import short_collections
+from bstuner.training.locate import locate_batching
 from bstuner.training.probe import Prober
 from bstuner.training.probe_data import ProbeData
 from bstuner.training.state import FrozenFit

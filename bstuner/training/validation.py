@@ -7,8 +7,10 @@ from bstuner.core.result import Probe
 from bstuner.core.search import BatchSizeSearch
 from bstuner.errors import NothingFits
 from bstuner.training._lightning import request_loaders
-from bstuner.training.batching import Batching, combined, locate_validation_batching
+from bstuner.training.batching import Batching
+from bstuner.training.combination import combined
 from bstuner.training.constraints import epoch_data, largest_allowed
+from bstuner.training.locate import locate_validation_batching
 from bstuner.training.session import Session
 from bstuner.training.together import run_on_all
 
