@@ -60,7 +60,7 @@ def run_find(
     result: FindResult = run.result
     if rank() != 0:
         return result
-    content = overlay(run, settings["batch_arg_name"], result.batch_size)
+    content = overlay(run, settings["batch_arg_name"], result)
     write_json(output / RESULT_FILE, result.as_dict())
     if content:
         write_yaml(output / OVERLAY_FILE, content)
@@ -68,8 +68,18 @@ def run_find(
     if content:
         print(f"Next    {shlex.join(['python', script, *arguments, '-c', str(output / OVERLAY_FILE)])}")
     else:
-        print(f"Next    set {result.holder} to {result.batch_size} and train")
+        print(f"Next    set {result.holder} to {result.batch_size}{_also(result, settings)} and train")
     return result
+
+
+def _also(result: FindResult, settings: dict[str, Any]) -> str:
+    """What else to set by hand."""
+    also = ""
+    if settings["global_batch_size"] is not None:
+        also += f", accumulate_grad_batches to {result.accumulate_grad_batches}"
+    if result.validation_batch_size is not None:
+        also += f", the batch size of the validation loaders to {result.validation_batch_size}"
+    return also
 
 
 def _writable(folder: Path) -> Path:
@@ -82,13 +92,13 @@ def _writable(folder: Path) -> Path:
         raise InvalidSetting(f"Expected --output to be a folder that can be written to, found {error}.") from error
 
 
-def overlay(run: ScriptRun, name: str, size: int) -> dict[str, Any]:
-    """The part of a LightningCLI configuration that sets the batch size; empty where no key holds it.
+def overlay(run: ScriptRun, name: str, result: FindResult) -> dict[str, Any]:
+    """The part of a LightningCLI configuration that sets the answer; empty where no key holds the batch size.
 
     Args:
         run: a script that was run.
         name: the attribute that holds the batch size, by convention also the argument that sets it.
-        size: the answer.
+        result: the answer.
 
     """
     if run.cli is None:
@@ -98,7 +108,9 @@ def overlay(run: ScriptRun, name: str, size: int) -> dict[str, Any]:
     for part in ("model", "data"):
         for path in ((part, name), (part, "init_args", name)):
             if config.get(".".join(path)) is not None:
-                _set(content, path, size)
+                _set(content, path, result.batch_size)
+    if content and result.stage == "fit" and result.accumulate_grad_batches != config.trainer.accumulate_grad_batches:
+        _set(content, ("trainer", "accumulate_grad_batches"), result.accumulate_grad_batches)
     return content
 
 

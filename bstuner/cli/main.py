@@ -18,6 +18,8 @@ __all__ = ["main"]
 
 FAILED, INTERRUPTED = 1, 130
 
+IN_A_FIT: set[str | int] = {"milestones"}  # arguments that mean nothing where nothing is trained
+
 _FIND = """Find the largest batch that fits, for an unmodified training script.
 
 The script runs up to its first call of trainer.fit(), validate(), test() or predict(); in its place the search runs,
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     typed = sys.argv[1:] if arguments is None else arguments
     chosen = parser.parse_args(typed).find
     options = typed[: len(typed) - len(chosen.arguments) - 1]  # all that stands in front of the script
-    settings = {name: chosen[name] for name in inspect.signature(BatchSizeFinder).parameters}
+    settings = {name: chosen[name] for name in inspect.signature(BatchSizeFinder).parameters if name not in IN_A_FIT}
     try:
         BatchSizeFinder(**settings)
     except InvalidSetting as error:
@@ -78,6 +80,6 @@ def _parser() -> ArgumentParser:
     find.add_argument("script", metavar="SCRIPT", help="the training script")
     find.add_argument("arguments", metavar="ARGS", nargs="...", help="the script's own arguments")
     find.add_argument("--output", type=Path, default=Path(), help="folder for the files with the answer")
-    find.add_class_arguments(BatchSizeFinder, as_group=False)
+    find.add_class_arguments(BatchSizeFinder, as_group=False, skip=IN_A_FIT)
     commands.add_subcommand("find", find, help="the largest batch that fits")
     return parser

@@ -47,20 +47,16 @@ def accumulation_remarks(module: nn.Module, layout: BatchLayout) -> Iterator[str
         name, layer = norms[0]
         others = f" (and {len(norms) - 1} more)" if len(norms) > 1 else ""
         synced = isinstance(layer, nn.SyncBatchNorm) and layout.world > 1
-        seen = layout.micro * layout.world if synced else layout.micro
+        together = layout.micro * layout.world
         over = (
-            f"{layout.micro} samples on each of {layout.world} processes (SyncBatchNorm)"
+            f"the {together} samples that {layout.world} processes have at a time (SyncBatchNorm)"
             if synced
-            else (f"the {layout.micro} samples of a micro-batch")
+            else f"the {layout.micro} samples of a micro-batch"
         )
-        help_ = (
-            ""
-            if synced or layout.world == 1
-            else (f" Trainer(sync_batchnorm=True) would take {layout.micro * layout.world} at a time.")
-        )
+        remedy = f" Trainer(sync_batchnorm=True) would take {together}." if layout.world > 1 and not synced else ""
         yield (
-            f"{name} ({type(layer).__name__}){others} takes its statistics over {over}: {seen} samples, not {wanted}. "
-            f"Accumulation does not change that, so training is not the same as with one batch of {wanted}.{help_}"
+            f"{name} ({type(layer).__name__}){others} takes its statistics over {over}, not over {wanted}: "
+            f"accumulation does not change that, so training is not the same as with one batch of {wanted}.{remedy}"
         )
     summed = [(name, layer) for name, layer in module.named_modules() if getattr(layer, "reduction", None) == "sum"]
     if summed:

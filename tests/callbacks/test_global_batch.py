@@ -14,7 +14,9 @@ from torch import nn
 
 import bstuner
 from bstuner import BatchSizeFinder, FindResult
+from bstuner.core.layout import BatchLayout
 from bstuner.errors import InvalidSetting, LayoutImpossible, NothingFits
+from bstuner.training.remarks import accumulation_remarks
 
 layers_named = pytest.mark.filterwarnings("ignore:.*(takes its statistics over|sums its loss)")
 
@@ -129,12 +131,26 @@ def test_layers_to_which_accumulation_is_not_one_large_batch_are_named() -> None
     result = found(Norms(batch_size=8, length=512), 256, max_val=64)
     assert result.accumulate_grad_batches == 4
     assert result.warnings == (
-        "net.1 (BatchNorm1d) (and 1 more) takes its statistics over the 64 samples of a micro-batch: 64 samples, not "
-        "256. Accumulation does not change that, so training is not the same as with one batch of 256.",
+        "net.1 (BatchNorm1d) (and 1 more) takes its statistics over the 64 samples of a micro-batch, not over 256: "
+        "accumulation does not change that, so training is not the same as with one batch of 256.",
         "criterion (CrossEntropyLoss) sums its loss, and Lightning divides it by the 4 accumulated batches: gradients "
         "are 4 times smaller than in one batch of 256.",
     )
     assert found(Norms(batch_size=8, length=512), 64).warnings == (), "nothing is accumulated"
+
+
+def test_what_synchronised_layers_see_together_is_told() -> None:
+    layout = BatchLayout(micro=32, accumulate=4, world=2)
+    module = torch.nn.Sequential(nn.BatchNorm2d(3))
+    (apart,) = accumulation_remarks(module, layout)
+    assert "over the 32 samples of a micro-batch, not over 256" in apart
+    assert apart.endswith("Trainer(sync_batchnorm=True) would take 64.")
+    (together,) = accumulation_remarks(nn.SyncBatchNorm.convert_sync_batchnorm(module), layout)
+    assert together.startswith(
+        "0 (SyncBatchNorm) takes its statistics over the 64 samples that 2 processes have at a time (SyncBatchNorm), "
+        "not over 256: "
+    )
+    assert together.endswith("one batch of 256.")
 
 
 @pytest.mark.filterwarnings("ignore:.*sums its loss")

@@ -68,6 +68,19 @@ def test_a_lightning_cli_gets_an_overlay_that_works_as_a_second_config(tmp_path:
     assert (config["data"]["batch_size"], config["model"]["lr"]) == (16, 0.05)
 
 
+def test_an_answer_of_several_parts_is_told_in_full(tmp_path: Path) -> None:
+    options = ["find", "--max_val", 16, "--global_batch_size", 48, "--output", tmp_path]
+    done = bstuner(*options, EXAMPLES / "digits_cli.py", "fit", "-c", EXAMPLES / "digits.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    overlay = yaml.safe_load((tmp_path / "bstuner-overlay.yaml").read_text())
+    assert overlay == {"data": {"batch_size": 16}, "trainer": {"accumulate_grad_batches": 3}}
+    done = bstuner(*options, "--validation", "true", EXAMPLES / "digits.py", cwd=tmp_path)
+    assert (
+        "Next    set Digits.batch_size to 16, accumulate_grad_batches to 3, the batch size of the validation loaders "
+        "to 16 and train"
+    ) in done.stdout
+
+
 def test_a_lightning_cli_that_names_its_classes_in_the_config(tmp_path: Path) -> None:
     script = write(
         tmp_path / "main.py",
