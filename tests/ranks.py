@@ -50,13 +50,14 @@ def launch(
     with tempfile.TemporaryDirectory() as folder:
         files = [(Path(folder, f"{rank}.txt"), Path(folder, f"{rank}.pickle")) for rank in range(ranks)]
         port = str(_free_port())
+        call = Path(folder, "call.pickle")  # complete before any process reads it
+        if not isinstance(target, Path):
+            call.write_bytes(pickle.dumps((target.__module__, target.__qualname__, arguments)))
         processes = []
         for rank, (output, value) in enumerate(files):
             if isinstance(target, Path):
                 command = [sys.executable, str(target), *map(str, arguments)]
             else:
-                call = Path(folder, "call.pickle")
-                call.write_bytes(pickle.dumps((target.__module__, target.__qualname__, arguments)))
                 command = [sys.executable, __file__, str(call), str(value)]
             with output.open("wb") as stream:
                 processes.append(
