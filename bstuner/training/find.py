@@ -127,8 +127,9 @@ class _Search:
             high, limit = sizes[-1], "global_batch_size"
         if sizes is not None and high is not None and high < sizes[0]:
             raise self.wanted.impossible(high, 1)
-        # Below it BatchNorm may refuse one of several loaders.
-        low = max(settings.init_val, self.session.epoch.smallest_pair)
+        # Below a pair from each, BatchNorm may refuse one of several loaders; the next power of two, as the search may
+        # round down to one.
+        low = max(settings.init_val, 1 << (self.session.epoch.smallest_pair - 1).bit_length())
         low = low if high is None else min(low, high)
         search = BatchSizeSearch(
             self.session.capacity, low=low, high=high, margin=settings.margin, mode=settings.mode, sizes=sizes
@@ -228,7 +229,7 @@ class _Search:
         """Time a quarter and a sixteenth of the answer, and fit the step time through all that was timed."""
         timed = {p.batch_size: p.seconds for p in self.probes if p.seconds is not None and p.fits}
         for size in (answer // 4, answer // 16):
-            if size >= 2 and size not in timed:
+            if size >= self.session.epoch.smallest_pair and size not in timed:
                 seconds = self.session.time(size)
                 if seconds is not None:
                     timed[size] = seconds

@@ -63,6 +63,8 @@ def test_batchnorm_is_never_given_a_single_sample_of_the_smaller_share() -> None
     result = bstuner.find(zoo.trainer(), Normed(), [loader(512, 16), loader(512, 8)], max_val=64)
     assert result.batch_size == 64
     assert min(probe.batch_size for probe in result.probes) == 4
+    result = bstuner.find(zoo.trainer(), Normed(), [loader(512, 112), loader(512, 16)], max_val=64)
+    assert min(probe.batch_size for probe in result.probes) == 16, "a seventh of 8 would be one sample"
 
 
 def test_a_loader_smaller_than_its_own_batch_is_no_reason_to_refuse() -> None:
