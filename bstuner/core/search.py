@@ -9,51 +9,26 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from bstuner.core.memory_line import (
+    RISE,
+    TOLERANCE,
+    MemoryLine,
+    Point,
+    approach,
+    largest_possible,
+    line_through,
+    reach,
+    rising,
+)
 from bstuner.errors import InvalidSetting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BatchSizeSearch", "MemoryLine"]
-
-# Measured peaks stray from the line by up to 2 %. A size is ruled out from three of them, its own and two below it; a
-# little less than 2 % each leaves out only that all three stray to the very edge at once, each in the worst direction.
-# The figure was chosen by looking at the measured ladders: at 2 % one more of those 40 searches at margin 0 runs out of
-# memory (four, not three), and no search is less exact.
-_TOLERANCE = 0.0188
-# Two peaks further apart than both can stray: the larger one is past the flat start.
-_RISE = (1 + _TOLERANCE) / (1 - _TOLERANCE)
-# Where the line may still start on the flat, assume that this share of the peak there grows with the size.
-_GROWING_SHARE = 1 / 3
-# The line is trusted up to this many times the largest size measured; further out, probe a share first.
-_REACH = 32
-_CHEAP_SHARE = 1 / 8
-
-_Point = tuple[int, float]  # a size and its peak in bytes
-
-
-@dataclass(frozen=True)
-class MemoryLine:
-    """Peak memory as a line over the batch size, past its flat start.
-
-    >>> MemoryLine(intercept=1000.0, slope=250.0).at(8)
-    3000.0
-
-    Args:
-        intercept: Bytes there at any size: weights, gradients, optimizer state.
-        slope: Bytes per sample.
-    """
-
-    intercept: float
-    slope: float
-
-    def at(self, size: float) -> float:
-        """Return the peak at a batch size, in bytes."""
-        return self.intercept + self.slope * size
+__all__ = ["BatchSizeSearch"]
 
 
 class BatchSizeSearch:
@@ -167,8 +142,8 @@ class BatchSizeSearch:
     @property
     def line(self) -> MemoryLine | None:
         """The memory line through the largest sizes measured, or None before two of them differ clearly."""
-        chain = _rising(self._measured())
-        return _line(*chain[:2]) if len(chain) > 1 else None
+        chain = rising(self._measured())
+        return line_through(*chain[:2]) if len(chain) > 1 else None
 
     @property
     def limited_by(self) -> Literal["memory", "high"] | None:
@@ -192,14 +167,14 @@ class BatchSizeSearch:
         if size > fitted and 2 * size > target:
             return size
         beyond = self._sizes[bisect_right(self._sizes, max(target, fitted))]
-        if beyond <= _RISE * target:
+        if beyond <= RISE * target:
             return beyond  # so little beyond that no probe below could rule it out
         return min(beyond, max(_power_of_two(target), 2 * _power_of_two(fitted)))
 
     def _fits(self, peak: float | None) -> bool:
         return peak is not None and peak <= self._usable
 
-    def _measured(self) -> list[_Point]:
+    def _measured(self) -> list[Point]:
         return sorted((size, peak) for size, peak in self._peaks.items() if peak is not None)
 
     def _choose(self) -> int | None:
@@ -208,7 +183,7 @@ class BatchSizeSearch:
         fitting = [(size, peak) for size, peak in self._measured() if peak <= self._usable]
         fitted = fitting[-1][0] if fitting else 0
         if fitting and self._predict:
-            top = self._on_grid(min(top, _largest_possible(fitting, self._usable)))
+            top = self._on_grid(min(top, largest_possible(fitting, self._usable)))
         if top <= fitted:  # no answer is left above; of `sizes`, the largest one left may not have run yet
             return None if top == 0 or top in self._peaks else top
         target: float | None
@@ -222,19 +197,19 @@ class BatchSizeSearch:
             target = (fitted + failed) // 2 if self._mode == "binsearch" else math.isqrt(fitted * failed)
         return None if target is None else self._towards(min(target, top), fitted)
 
-    def _predicted(self, fitting: list[_Point], top: int, failed: int | None) -> float | None:
+    def _predicted(self, fitting: list[Point], top: int, failed: int | None) -> float | None:
         """Where the line leads; None where it can tell no more."""
         fitted = fitting[-1][0]
-        chain = _rising(self._measured())
+        chain = rising(self._measured())
         on_line = len(chain) > 2  # both of the largest are past the flat start
-        guess = _guess(chain, self._usable)
+        guess = reach(chain, self._usable)
         if self._mode == "binsearch" and on_line and guess < fitted + 1:
             return None
         if failed is None:
-            return _approach(fitting, min(guess, top), on_line, self._usable)
+            return approach(fitting, min(guess, top), on_line, self._usable)
         if on_line and guess < failed:
             return guess
-        if self._mode == "binsearch" and on_line and failed - fitted <= _TOLERANCE / 2 * fitted:
+        if self._mode == "binsearch" and on_line and failed - fitted <= TOLERANCE / 2 * fitted:
             return None  # the line was refuted, so peaks stray: closer than this, they say nothing
         return (fitted + failed) / 2
 
@@ -247,57 +222,3 @@ def _check(valid: bool, name: str, expected: str, found: object, todo: str) -> N
 def _power_of_two(size: float) -> int:
     """The largest power of two at or below `size`; 0 below 1."""
     return 1 << (int(size).bit_length() - 1) if size >= 1 else 0
-
-
-def _rising(points: list[_Point]) -> list[_Point]:
-    """The points that lie clearly below the one before, from the largest size down.
-
-    Of three or more, all but the last are past the flat start.
-    """
-    chain: list[_Point] = []
-    for size, peak in reversed(points):
-        if not chain or peak * _RISE < chain[-1][1]:
-            chain.append((size, peak))
-    return chain
-
-
-def _guess(chain: list[_Point], usable: float) -> float:
-    """The size at which the line through the largest points reaches `usable`."""
-    size, peak = chain[0]
-    line = _line(*chain[:2]) if len(chain) > 1 else MemoryLine(peak, 0.0)
-    if len(chain) < 3:
-        # The lower point may lie on the flat start and make the line too shallow.
-        intercept = min(line.intercept, (1 - _GROWING_SHARE) * chain[-1][1])
-        line = MemoryLine(intercept, (peak - intercept) / size)
-    # The last digit must not cost a sample.
-    return (1 + 1e-12) * (usable - line.intercept) / line.slope if line.slope > 0 else math.inf
-
-
-def _approach(fitting: list[_Point], guess: float, on_line: bool, usable: float) -> float:
-    """The next size towards `guess` while every probe has fitted."""
-    size, peak = fitting[-1]
-    target = guess if guess <= _REACH * size else guess * _CHEAP_SHARE
-    if on_line:
-        return target
-    if len(fitting) == 1:
-        return min(target, size * usable / peak) if peak else target  # fits even if every byte grows
-    flat = peak <= _RISE * fitting[-2][1]
-    return max(target, 4 * size) if flat else target  # no creeping along the flat start
-
-
-def _line(upper: _Point, lower: _Point) -> MemoryLine:
-    """The line through two points; none of them can hold fewer than zero bytes at size zero."""
-    slope = min((upper[1] - lower[1]) / (upper[0] - lower[0]), upper[1] / upper[0])
-    return MemoryLine(upper[1] - slope * upper[0], slope)
-
-
-def _largest_possible(fitting: list[_Point], usable: float) -> float:
-    """The size above which none can fit, however the peaks stray within the tolerance.
-
-    The true peak is convex: past the largest point it runs above the chord from any earlier one. So the
-    steepest chord that the tolerance leaves certain rules out the most.
-    """
-    size, peak = fitting[-1][0], fitting[-1][1] / (1 + _TOLERANCE)
-    chords = [(peak - lower / (1 - _TOLERANCE)) / (size - at) for at, lower in fitting[:-1]]
-    slope = max(chords, default=0.0)
-    return size + (usable / (1 - _TOLERANCE) - peak) / slope if slope > 0 else math.inf

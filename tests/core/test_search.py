@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bstuner.core.search import BatchSizeSearch, MemoryLine
+from bstuner.core.memory_line import MemoryLine
+from bstuner.core.search import BatchSizeSearch
 from bstuner.errors import InvalidSetting
 
 if TYPE_CHECKING:
