@@ -258,7 +258,10 @@ def name_on_host(device: torch.device) -> str:
     Args:
         device: The device.
     """
-    return f"cuda {torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
+    if device.type != "cuda":
+        return device.type
+    # Older builds of torch tell no uuid; the index is the same number everywhere unless each process sees other GPUs.
+    return f"cuda {getattr(torch.cuda.get_device_properties(device), 'uuid', device.index)}"
 
 
 def _stricter(capacity: int, limit: int | None) -> int:
