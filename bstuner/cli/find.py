@@ -67,6 +67,8 @@ def run_find(
     print(f"Saved   {', '.join([RESULT_FILE, *([OVERLAY_FILE] if content else [])])} in {output}")
     if content:
         print(f"Next    {shlex.join(['python', script, *arguments, '-c', str(output / OVERLAY_FILE)])}")
+        if result.validation_batch_size is not None:
+            print(f"        with the batch size of the validation loaders set to {result.validation_batch_size}")
     else:
         print(f"Next    set {result.holder} to {result.batch_size}{_also(result, settings)} and train")
     return result
@@ -101,7 +103,7 @@ def overlay(run: ScriptRun, name: str, result: FindResult) -> dict[str, Any]:
         result: the answer.
 
     """
-    if run.cli is None:
+    if run.cli is None or not result.holder.endswith(f".{name}"):  # the answer lives in the loader itself
         return {}
     config = _configuration(run.cli)
     content: dict[str, Any] = {}

@@ -130,9 +130,14 @@ class EpochData:
         return replace(first, loaders=loaders)
 
     @property
+    def searched(self) -> int:
+        """Which loader's batch size is searched for, by its place: the first that follows."""
+        return next((place for place, loader in enumerate(self.loaders) if loader.fixed is None), 0)
+
+    @property
     def samples(self) -> int | None:
-        """Samples of the first loader; None where unknown."""
-        return self.loaders[0].samples
+        """Samples of the loader whose batch size is searched for; None where unknown."""
+        return self.loaders[self.searched].samples
 
     @property
     def smallest_pair(self) -> int:
@@ -147,8 +152,13 @@ class EpochData:
             return None
         return min(known) if self.shortest_ends else max(known)
 
-    def largest_batch(self, limit: int | float) -> int | None:
-        """The largest batch size that still makes one batch of the data; None where nothing in the data bounds it."""
+    def largest_batch(self, limit: int | float, full: bool = True) -> int | None:
+        """The largest batch size that still makes one batch of the data; None where nothing in the data bounds it.
+
+        Args:
+            limit: As for `limited`.
+            full: Also bound it where a larger batch would be none, but only be larger than all there is.
+        """
         must: list[int] = []
         may: list[int] = []
         for loader in self.loaders:
@@ -162,6 +172,6 @@ class EpochData:
             else:
                 may.append(max(1, largest))
         endless = any(loader.samples is None and loader.fixed is None for loader in self.loaders)
-        if may and (self.shortest_ends or not endless):
+        if full and may and (self.shortest_ends or not endless):
             must.append(min(may) if self.shortest_ends else max(may + must))
         return min(must, default=None)

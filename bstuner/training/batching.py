@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import numbers
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -44,8 +47,8 @@ class Batching(Protocol):
     def apply(self, size: int) -> None:
         """Put a batch size in place."""
 
-    def follows(self, trainer: Trainer, role: str) -> list[bool]:
-        """For each loader of a role, whether its batch size follows."""
+    def shares(self, trainer: Trainer, role: str) -> list[float | None]:
+        """For each loader of a role, its batch size in units of the one applied; None where it does not follow."""
 
 
 class AttributeBatching:
@@ -60,13 +63,14 @@ class AttributeBatching:
     def __init__(self, trainer: Trainer, name: str) -> None:
         self._module = trainer.lightning_module
         self._name = name
-        value = lightning_getattr(self._module, name)
-        self.reference: int | None = value if isinstance(value, int) else None
+        self._original = lightning_getattr(self._module, name)
+        self.reference = _whole(self._original)
+        self._shares: dict[str, list[float | None]] = {}
         data = trainer.datamodule
         owner = data if data is not None and (hasattr(data, name) or name in data.hparams) else self._module
         self.holder = f"{type(owner).__name__}.{name}"
 
-    def apply(self, size: int) -> None:
+    def apply(self, size: Any) -> None:
         """Write the attribute.
 
         Raises:
@@ -81,21 +85,33 @@ class AttributeBatching:
                 f"Hold the batch size in a plain attribute, or name another one with batch_arg_name=..."
             ) from error
 
-    def follows(self, trainer: Trainer, role: str) -> list[bool]:
-        """For each loader of a role, whether its batch size follows the attribute; taken to, where that cannot be seen.
+    def shares(self, trainer: Trainer, role: str) -> list[float | None]:
+        """For each loader of a role, its batch size in units of the attribute; None where it does not follow.
 
-        User code runs.
+        Where a loader tells no size, it is taken to follow. User code runs, with two values of the attribute.
         """
-        before = _sizes(trainer, role)
-        self.apply(2 * (self.reference or 1))
+        if role not in self._shares:
+            self._shares[role] = self._learn(trainer, role)
+        return self._shares[role]
+
+    def _learn(self, trainer: Trainer, role: str) -> list[float | None]:
+        # Where the user's own value is no number, two others: neither is likely to be a default.
+        lower = self.reference or 24
         try:
-            after = _sizes(trainer, role)
-        except Exception:  # the hook does not take this value: it has read the attribute, then
-            return [True] * len(before)
+            if self.reference is None:
+                self.apply(lower)
+            before = _sizes(trainer, role)
+            self.apply(2 * lower)
+            try:
+                after = _sizes(trainer, role)
+            except Exception:  # the hook does not take this value: it has read the attribute, then
+                after = [None if size is None else size + size for size in before]
         finally:
-            if self.reference is not None:
-                self.apply(self.reference)
-        return [size is None or size != now for size, now in zip(before, after, strict=True)]
+            self.apply(self._original)
+        return [
+            1.0 if size is None or now is None else (now - size) / lower or None
+            for size, now in zip(before, after, strict=True)
+        ]
 
 
 class LoaderBatching:
@@ -109,18 +125,21 @@ class LoaderBatching:
 
     def __init__(self, trainer: Trainer, role: str) -> None:
         self._loaders = request_loaders(trainer, role)
-        self._sizes = _sizes_to_change(self._loaders, role)
-        self.reference: int | None = self._sizes[0]
+        sizes = _sizes_to_change(self._loaders, role)
+        self.reference: int | None = sizes[0]
+        self._sizes = [_of_the_user(*pair) for pair in zip(flat_loaders(self._loaders), sizes, strict=True)]
         self.holder = f"{_in_words(self._sizes)} passed to the Trainer"
 
     def apply(self, size: int) -> None:
         """Change the loaders."""
         _resize(flat_loaders(self._loaders), self._sizes, size)
 
-    def follows(self, trainer: Trainer, role: str) -> list[bool]:
-        """For each loader of a role, whether it is one of these."""
-        ours = {id(loader) for loader in flat_loaders(self._loaders)}
-        return [id(loader) in ours for loader in flat_loaders(request_loaders(trainer, role))]
+    def shares(self, trainer: Trainer, role: str) -> list[float | None]:
+        """For each loader of a role, its size in units of the first of these; None where it is none of these."""
+        own = {
+            id(each): size / self._sizes[0] for each, size in zip(flat_loaders(self._loaders), self._sizes, strict=True)
+        }
+        return [own.get(id(loader)) for loader in flat_loaders(request_loaders(trainer, role))]
 
 
 class HookBatching:
@@ -151,9 +170,11 @@ class HookBatching:
         # An instance attribute hides the method, for Lightning and for whoever else calls it.
         vars(self._owner)[self._name] = _ResizingHook(hook, self._sizes, size)
 
-    def follows(self, trainer: Trainer, role: str) -> list[bool]:
-        """For each loader of a role, whether it comes from this hook."""
-        return [role == self._role] * len(flat_loaders(request_loaders(trainer, role)))
+    def shares(self, trainer: Trainer, role: str) -> list[float | None]:
+        """For each loader of a role, its size in units of the first of this hook's; None where it comes elsewhere."""
+        if role == self._role:
+            return [size / self._sizes[0] for size in self._sizes]
+        return [None] * len(flat_loaders(request_loaders(trainer, role)))
 
 
 class _ResizingHook:
@@ -180,6 +201,25 @@ def _sizes(trainer: Trainer, role: str) -> list[int | None]:
     return [known_batch_size(loader) for loader in flat_loaders(request_loaders(trainer, role))]
 
 
+# The size that the user gave a loader that was changed in place, and the one it was given: rounding must not wear the
+# ratio of several loaders down from search to search.
+_CHANGED: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
+
+
+def _of_the_user(loader: Any, size: int) -> int:
+    try:
+        own, given = _CHANGED.get(loader, (size, size))
+    except TypeError:
+        return size
+    return own if given == size else size
+
+
+def _whole(value: Any) -> int | None:
+    """A batch size, where a value is one."""
+    whole = isinstance(value, (numbers.Integral, float)) and not isinstance(value, bool) and value == int(value)
+    return int(value) if whole and value >= 1 else None
+
+
 def _sizes_to_change(loaders: Any, role: str) -> list[int]:
     sizes = [batch_size_of(loader) for loader in flat_loaders(loaders)]
     if not sizes:
@@ -198,6 +238,8 @@ def _resize(loaders: Sequence[Any], sizes: Sequence[int], first: int) -> None:
         own = sizes[index] if index < len(sizes) else batch_size_of(loader)
         size = max(1, round(first * own / sizes[0]))
         set_batch_size(loader, size)
+        with contextlib.suppress(TypeError):  # a loader that cannot be referred to weakly
+            _CHANGED[loader] = own, size
         if cuts_batches(loader):
             resize_when_rebuilt(loader, size)
 

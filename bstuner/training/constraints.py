@@ -49,32 +49,25 @@ def samples_here(trainer: Trainer, role: str, loader: Any) -> int | None:
     return num_samples(loader if trainer.world_size == 1 else prepared_loader(trainer, role, loader))
 
 
-def epoch_data(
-    trainer: Trainer, role: str, loaders: CombinedLoader, follows: Sequence[bool] | None = None
-) -> EpochData:
+def epoch_data(trainer: Trainer, role: str, loaders: CombinedLoader, shares: Sequence[float | None]) -> EpochData:
     """What the loaders of a role hold for this process.
 
     Args:
         trainer: the Trainer of the run.
         role: "train", "val", "validate", "test" or "predict".
         loaders: the loaders, as the user's code makes them.
-        follows: of each, whether its batch size follows the one that is searched for; None for all.
+        shares: of each, its batch size in units of the one that is searched for; None where it does not follow.
 
     """
-    flat = flat_loaders(loaders)
-    follows = follows or [True] * len(flat)
-    sizes = [known_batch_size(loader) for loader in flat]
-    # The batch size that is searched for is that of the first loader that follows.
-    unit = next((size for size, follow in zip(sizes, follows, strict=True) if size is not None and follow), 1)
     return EpochData(
         tuple(
             LoaderData(
                 samples_here(trainer, role, loader),
                 drops_last(loader),
-                share=size / unit if size is not None and follow else 1.0,
-                fixed=None if follow else size,
+                share=1.0 if share is None else share,
+                fixed=known_batch_size(loader) if share is None else None,
             )
-            for loader, size, follow in zip(flat, sizes, follows, strict=True)
+            for loader, share in zip(flat_loaders(loaders), shares, strict=True)
         ),
         shortest_ends=combination_mode(loaders) == "min_size",
     )
@@ -85,20 +78,21 @@ def limit_of(trainer: Trainer, stage: str) -> int | float:
     return getattr(trainer, _LIMITS[stage])  # type: ignore[no-any-return]  # by its name
 
 
-def largest_allowed(trainer: Trainer, stage: str, data: EpochData) -> int | None:
+def largest_allowed(trainer: Trainer, stage: str, data: EpochData, full: bool = True) -> int | None:
     """The largest batch that still makes one batch of the data; None where the data's length is unknown.
 
     Args:
         trainer: the Trainer of the run.
         stage: "fit", "validate", "test" or "predict"; "validate" for the validation of a fit too.
         data: what the loaders hold.
+        full: also bound it where a larger batch would be none, but only be larger than all there is.
 
     Raises:
         SettingRefused: even a batch of one sample leaves no batch within the Trainer's limit.
 
     """
     limit = limit_of(trainer, stage)
-    largest = data.largest_batch(limit)
+    largest = data.largest_batch(limit, full)
     if largest is not None and largest < 1:
         samples = min(loader.samples for loader in data.loaders if loader.samples is not None)
         raise SettingRefused(
@@ -112,14 +106,20 @@ def largest_allowed(trainer: Trainer, stage: str, data: EpochData) -> int | None
 class LastBatchTrouble:
     """BatchNorm cannot train on one sample, and an epoch may end with a batch of one."""
 
-    samples: int
+    loader: LoaderData
     limit: int | float
     layer: str
 
+    @property
+    def samples(self) -> int:
+        """Samples in an epoch."""
+        return self.loader.samples or 0
+
     def at(self, size: int) -> bool:
         """Whether a batch of `size` samples leaves one over, which is trained on."""
-        batches = -(-self.samples // size)
-        return last_batch_of_one(self.samples, size, drop_last=False) and limited(batches, self.limit) == batches
+        own = self.loader.size(size)
+        batches = -(-self.samples // own)
+        return last_batch_of_one(self.samples, own, drop_last=False) and limited(batches, self.limit) == batches
 
     @property
     def words(self) -> str:
@@ -136,7 +136,7 @@ def last_batch_trouble(trainer: Trainer, stage: str, data: EpochData) -> LastBat
     if stage != "fit" or data.samples is None or data.loaders[0].drop_last or len(data.loaders) > 1:
         return None
     layer = _first_batch_norm(trainer.lightning_module)
-    return LastBatchTrouble(data.samples, limit_of(trainer, stage), layer) if layer else None
+    return LastBatchTrouble(data.loaders[0], limit_of(trainer, stage), layer) if layer else None
 
 
 def _first_batch_norm(module: nn.Module) -> str | None:

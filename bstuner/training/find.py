@@ -65,6 +65,7 @@ class _Search:
         self._check_resident()
         session.locate()
         session.look(self.wanted.accumulate)
+        self.wanted.refuse_other_unit(session.epoch, session.batching.holder)
         self.wanted.refuse_short_epoch(session.epoch)
         if self.settings.validation and self.stage == "fit" and session.data.validation():
             self.validation = ValidationSearch(session)
@@ -148,9 +149,7 @@ class _Search:
     def _allowed_by_data(self) -> int | None:
         """The largest size at which an epoch has a batch, of training and of the validation that follows it."""
         allowed = [largest_allowed(self.trainer, self.stage, self.session.epoch)]
-        limit = self.trainer.limit_val_batches
-        if self.stage == "fit" and self.validation is None and isinstance(limit, float) and 0 < limit < 1:
-            # Only such a limit can leave a validation loader without a batch, which Lightning refuses.
+        if self.stage == "fit" and self.validation is None:
             allowed.append(self.session.allowed_by_validation())
         return min((size for size in allowed if size is not None), default=None)
 

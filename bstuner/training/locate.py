@@ -40,7 +40,7 @@ def locate_batching(trainer: Trainer, role: str, name: str) -> tuple[Batching, s
     if not found or resizing_hook(*hook_of(trainer, role)):
         return HookBatching(trainer, role), ""
     attribute = AttributeBatching(trainer, name)
-    if any(attribute.follows(trainer, role)):
+    if any(attribute.shares(trainer, role)):
         return attribute, ""
     hook = HookBatching(trainer, role)
     return hook, (

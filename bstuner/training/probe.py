@@ -44,6 +44,7 @@ class Prober:
         usable_bytes: a size whose peak is above this does not fit.
         steps: optimizer steps (or evaluation batches) of a probe.
         accumulate: batches per optimizer step, at a batch size.
+        searched: which loader's batch size is searched for, by its place.
         fresh: whether the fit has yet to call its `on_fit_start` hooks.
 
     Attributes:
@@ -62,6 +63,7 @@ class Prober:
         usable_bytes: int,
         steps: int,
         accumulate: Callable[[int], int],
+        searched: int,
         fresh: bool,
     ) -> None:
         self._trainer = trainer
@@ -75,7 +77,8 @@ class Prober:
         self._fresh = fresh
         self._epoch = trainer.current_epoch
         self._batches_per_step = accumulate
-        self._counts_samples: bool | None = None
+        self._searched = searched
+        self._given: dict[int, int] = {}
         self.most: int | None = None
 
     def probe(self, size: int, apply: Callable[[int], None]) -> Probe:
@@ -100,7 +103,7 @@ class Prober:
                 timing = Timing(self._memory, self._accumulate(size), warm_up=0)
                 run(timing, 1, fresh=False, validate=False)
             outcome.peak_bytes, outcome.seconds = reading.peak_bytes, timing.seconds
-            outcome.retried, outcome.given = timing.retried, given(batches)
+            outcome.retried, outcome.given = timing.retried, given(batches, self._searched)
 
         reason, outcomes = self._try_on_all(attempt)
         if reason:
@@ -118,11 +121,13 @@ class Prober:
         """Whether batches that are taken as they come hold fewer samples than asked for: then none larger exists."""
         if not given:
             return False
-        if self._counts_samples is None:
-            # Whether the batch size counts samples at all (it may count tokens) shows at the first, small size.
-            self._counts_samples = min(given) == size
-        if self._counts_samples and min(given) < size:
-            self.most = min(given)
+        most = self._given[size] = min(given)
+        # That a batch size counts samples (not tokens, say) shows where it was met; that the data is at its end, where
+        # a larger one gave no more.
+        met = any(asked == came for asked, came in self._given.items())
+        no_more = any(asked < size and came >= most for asked, came in self._given.items())
+        if most < size and (met or no_more):
+            self.most = most
         return self.most is not None and self.most < size
 
     def time(self, size: int, apply: Callable[[int], None]) -> float | None:

@@ -120,9 +120,9 @@ class Session:
         found: list[EpochData] = []
 
         def look() -> None:
-            follows = self.batching.follows(self.trainer, self._role)
+            shares = self.batching.shares(self.trainer, self._role)
             self.data = ProbeData(self.trainer, self.stage, self.settings.probe_with, self._observer.scanning)
-            found.append(epoch_data(self.trainer, self._role, self.data.loaders, follows))
+            found.append(epoch_data(self.trainer, self._role, self.data.loaders, shares))
 
         run_on_all(self.peers, look)
         self.epoch = EpochData.least(self.peers.gather(found[0]))
@@ -136,6 +136,7 @@ class Session:
             self.usable,
             self.settings.steps_per_trial,
             accumulate,
+            self.epoch.searched,
             self._fresh,
         )
 
@@ -168,14 +169,16 @@ class Session:
         found: list[EpochData | None] = [None]
 
         def look() -> None:
+            if not self.trainer.enable_validation:
+                return
             loaders = combined(request_loaders(self.trainer, "val"), "val")
-            follows = self.batching.follows(self.trainer, "val")
-            if self.trainer.enable_validation and any(follows):
-                found[0] = epoch_data(self.trainer, "val", loaders, follows)
+            shares = self.batching.shares(self.trainer, "val")
+            if any(shares):
+                found[0] = epoch_data(self.trainer, "val", loaders, shares)
 
         run_on_all(self.peers, look)
         epochs = [epoch for epoch in self.peers.gather(found[0]) if epoch is not None]
-        return largest_allowed(self.trainer, "validate", EpochData.least(epochs)) if epochs else None
+        return largest_allowed(self.trainer, "validate", EpochData.least(epochs), full=False) if epochs else None
 
     @property
     def most(self) -> int | None:

@@ -58,6 +58,20 @@ class WantedBatch:
         now = self._trainer.accumulate_grad_batches
         return BatchLayout(micro, now if self._wanted is None else self.accumulate(micro), self._world)
 
+    def refuse_other_unit(self, epoch: EpochData, holder: str) -> None:
+        """Refuse a batch size that is not the samples of a batch: a global batch is counted in samples.
+
+        Raises:
+            LayoutImpossible: the loader makes it larger or smaller.
+
+        """
+        share = epoch.loaders[epoch.searched].share
+        if self._wanted is not None and share != 1:
+            raise LayoutImpossible(
+                f"Expected a loader built with batch_size={holder} for a global batch of {self._wanted} samples, found "
+                f"one whose batches are {share:g} times that. Build it with the attribute as it is."
+            )
+
     def refuse_short_epoch(self, epoch: EpochData) -> None:
         """Refuse a global batch that an epoch cannot fill.
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import bstuner
 from bstuner import BatchSizeFinder
-from bstuner.errors import EmptyDataset, SettingRefused
+from bstuner.errors import EmptyDataset, LayoutImpossible, SettingRefused
 
 
 class Several(zoo.Bare):
@@ -153,3 +153,71 @@ def test_batches_that_grow_no_more_bound_the_size() -> None:
     result = bstuner.find(zoo.trainer(), Own(batch_size=4), memory_limit="64MiB")
     assert (result.batch_size, result.limited_by) == (32, "dataset")
     assert "the data makes no batch of more than 40" in {probe.reason for probe in result.probes}
+
+
+@pytest.mark.parametrize("value", [None, 16.0, "16"])
+def test_an_attribute_that_is_no_whole_number_is_followed_and_bounded_all_the_same(value: Any) -> None:
+    class Loose(zoo.Mlp):
+        def train_dataloader(self) -> Any:
+            return loader(256, int(self.batch_size or 8))
+
+        def val_dataloader(self) -> Any:
+            return loader(8, 8)
+
+    model = Loose(batch_size=value)
+    result = bstuner.find(zoo.trainer(), model, memory_limit="1GiB")
+    assert (result.batch_size, result.limited_by, result.warnings) == (256, "dataset", ())
+    assert model.batch_size == 256
+
+
+def test_a_loader_of_four_times_the_attribute_is_bounded_by_what_it_holds() -> None:
+    class Four(zoo.Mlp):
+        def train_dataloader(self) -> Any:
+            return loader(512, 4 * self.batch_size, drop_last=True)
+
+    model, finder = Four(batch_size=4), BatchSizeFinder()
+    trainer = zoo.trainer(finder, max_epochs=1)
+    trainer.fit(model)
+    assert (model.batch_size, trainer.global_step) == (128, 1)
+    with pytest.raises(LayoutImpossible, match="found one whose batches are 4 times that"):
+        bstuner.find(zoo.trainer(), Four(batch_size=4), global_batch_size=64)
+
+
+def test_a_validation_loader_that_drops_its_only_batch_bounds_the_size() -> None:
+    class Dropping(zoo.Mlp):
+        def val_dataloader(self) -> Any:
+            return loader(64, self.batch_size, drop_last=True)
+
+    assert bstuner.find(zoo.trainer(), Dropping(batch_size=8)).batch_size == 64
+
+
+def test_passed_loaders_keep_their_ratio_from_search_to_search() -> None:
+    loaders = [loader(512, 64), loader(512, 4)]
+    for most, sizes in ((2, [2, 1]), (256, [256, 16])):
+        bstuner.find(zoo.trainer(), Several(), loaders, max_val=most)
+        assert [each.batch_size for each in loaders] == sizes
+
+
+def test_batches_of_another_loader_that_come_as_they_are_do_not_bound_the_size() -> None:
+    class Beside(Several):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batch_size = 8
+
+        def train_dataloader(self) -> Any:
+            return [loader(512, self.batch_size), DataLoader(Made(2), batch_size=None)]
+
+    assert bstuner.find(zoo.trainer(), Beside(), max_val=64).batch_size == 64
+
+
+def test_the_loader_that_is_searched_for_is_the_one_that_follows() -> None:
+    class Second(Several):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batch_size = 8
+
+        def train_dataloader(self) -> Any:
+            return [loader(64, 4), loader(1000, self.batch_size)]
+
+    result = bstuner.find(zoo.trainer(), Second(), global_batch_size=128)
+    assert (result.batch_size, result.accumulate_grad_batches) == (128, 1)
