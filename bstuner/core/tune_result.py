@@ -1,0 +1,185 @@
+"""What a search for batch size and learning rate found: plain numbers and words, ready to print or to store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+from bstuner.core.result import FindResult
+from bstuner.core.scaling import Rule
+from bstuner.core.trial import Mark, Mode, TrialRequest
+
+__all__ = ["Objective", "Role", "TrialSummary", "TuneResult", "TuningObserver", "Verdict"]
+
+Objective = Literal["time", "metric", "both"]
+Role = Literal["baseline", "first", "search", "confirm baseline", "confirm"]
+Verdict = Literal["baseline", "best", "reached", "slower", "behind", "not reached", "out of memory", "not finite"]
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """One trial as people see it.
+
+    Args:
+        number: Its number in the study; None for the runs that confirm the winner, which are not part of it.
+        role: Why it was run.
+        batch_size: Samples per device and forward pass.
+        accumulate_grad_batches: Batches per optimizer step.
+        global_batch_size: Samples per optimizer step, over all processes.
+        lr: The learning rate that was used.
+        verdict: What became of it. "best": the fastest so far when it ended. "slower": reached the target, or was
+            stopped, later than the best. "behind": stopped because it was clearly behind the best at equal time.
+        metric: Its last metric; None if there was none.
+        samples: Samples to the target where it was reached, else all it trained on.
+        seconds: Seconds of training to the target; None where it was not reached.
+        samples_per_second: Steady throughput; None if too short to tell.
+        steps: Optimizer steps taken.
+        peak_bytes: Most bytes of device memory in use at once; None where that was not measured.
+        reason: Why it ended early, in words.
+        curve: Its validations.
+    """
+
+    number: int | None
+    role: Role
+    batch_size: int
+    accumulate_grad_batches: int
+    global_batch_size: int
+    lr: float
+    verdict: Verdict
+    metric: float | None = None
+    samples: int = 0
+    seconds: float | None = None
+    samples_per_second: float | None = None
+    steps: int = 0
+    peak_bytes: int | None = None
+    reason: str = ""
+    curve: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The batch size and learning rate that reach the user's own quality soonest, and everything seen on the way.
+
+    Args:
+        baseline: The trial of the user's own settings, which sets the target.
+        best: The best trial; the baseline's own where nothing better was found.
+        trials: Every trial of the study that has ended, in order.
+        monitor: The metric.
+        mode: "min" where less of it is better, "max" where more is.
+        objective: "time", "metric" or "both".
+        target: The metric to reach: the baseline's at the end of its budget.
+        budget: Samples of a whole trial.
+        rule: How the learning rate follows the batch size.
+        reference_lr: The learning rate that the user's own code asks for.
+        study_name: The study's name.
+        storage: Where the study is kept, without password.
+        speedup: How many times sooner the best reaches the target; 1.0 where the baseline is the best. None for
+            another objective than time.
+        cost: Seconds of training that all trials took, in units of the baseline's.
+        stopped: Why the search ended, in words.
+        confirmed: Whether the best was faster than the baseline on another seed too; None where it was not tried.
+        confirmation: Those two runs.
+        find: What the search for the largest batch found.
+        set_values: What else was set beside batch size and learning rate, in words.
+        warnings: What else the user should know.
+        seconds: How long the whole search took, validation and all.
+    """
+
+    baseline: TrialSummary
+    best: TrialSummary
+    trials: tuple[TrialSummary, ...]
+    monitor: str
+    mode: Mode
+    objective: Objective
+    target: float
+    budget: int
+    rule: Rule
+    reference_lr: float
+    study_name: str
+    storage: str
+    speedup: float | None
+    cost: float
+    stopped: str
+    confirmed: bool | None = None
+    confirmation: tuple[TrialSummary, ...] = ()
+    find: FindResult | None = None
+    set_values: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
+    seconds: float = 0.0
+
+    @property
+    def batch_size(self) -> int:
+        """The answer: samples per device and forward pass."""
+        return self.best.batch_size
+
+    @property
+    def lr(self) -> float:
+        """The answer: the learning rate."""
+        return self.best.lr
+
+    @property
+    def pareto_front(self) -> tuple[TrialSummary, ...]:
+        """Of the trials that ran their whole budget, those that no other beats in both metric and throughput."""
+        sign = 1 if self.mode == "min" else -1
+        whole = [t for t in self.trials if t.metric is not None and t.samples_per_second and t.samples >= self.budget]
+
+        def beaten(trial: TrialSummary) -> bool:
+            mine = (sign * (trial.metric or 0.0), -(trial.samples_per_second or 0.0))
+            others = ((sign * (t.metric or 0.0), -(t.samples_per_second or 0.0)) for t in whole if t is not trial)
+            return any(o[0] <= mine[0] and o[1] <= mine[1] and o != mine for o in others)
+
+        return tuple(trial for trial in whole if not beaten(trial))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain types, as written to `bstuner-result.json`."""
+        found = self.find.as_dict() if self.find else {}
+
+        def shown(trial: TrialSummary) -> dict[str, Any]:
+            told = asdict(trial)
+            told["curve"] = [{"samples": mark.samples, "metric": mark.metric} for mark in trial.curve]
+            return told
+
+        return {
+            **found,
+            "batch_size": self.best.batch_size,
+            "accumulate_grad_batches": self.best.accumulate_grad_batches,
+            "global_batch_size": self.best.global_batch_size,
+            "lr": self.best.lr,
+            "baseline": shown(self.baseline),
+            "best": shown(self.best),
+            "speedup": self.speedup,
+            "n_trials": len(self.trials),
+            "trials": [shown(trial) for trial in self.trials],
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "objective": self.objective,
+            "target": self.target,
+            "trial_budget_samples": self.budget,
+            "scaling_rule": self.rule,
+            "reference_lr": self.reference_lr,
+            "cost_in_baselines": self.cost,
+            "stopped": self.stopped,
+            "confirmed": self.confirmed,
+            "confirmation": [shown(trial) for trial in self.confirmation],
+            "study_name": self.study_name,
+            "storage": self.storage,
+            "set_values": list(self.set_values),
+            "warnings": [*found.get("warnings", []), *self.warnings],
+            "tune_seconds": self.seconds,
+        }
+
+
+class TuningObserver(Protocol):
+    """Hears how the search goes on, to show it."""
+
+    def trial_started(self, number: int | None, role: Role, request: TrialRequest) -> None:
+        """A trial is about to run."""
+
+    def trial_marked(self, mark: Mark) -> None:
+        """The trial that runs was validated."""
+
+    def trial_ended(self, trial: TrialSummary) -> None:
+        """A trial has ended."""
+
+    def waiting(self, reason: str) -> None:
+        """Another worker has to finish something first."""
