@@ -11,19 +11,21 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from bstuner.callbacks.finder import BatchSizeFinder
+from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.core.result import FindResult
+from bstuner.core.tune_result import TuneResult
 from bstuner.errors import InvalidSetting
 from bstuner.training._lightning import spawns_processes
 from bstuner.training.placement import Placement
 from bstuner.training.random_state import RandomState
 from bstuner.training.rehearsal import OwnCallback
+from bstuner.training.settings_in_place import TunedPlacement
 from bstuner.training.snapshot import Snapshot
 from bstuner.training.spawned import in_processes
 
-__all__ = ["find"]
+__all__ = ["find", "tune"]
 
 Method = Literal["fit", "validate", "test", "predict"]
-_Found = tuple[FindResult | None, Placement | None]
 
 # Callbacks that save, whose set-up alone leaves files behind, and those that search themselves.
 _LEFT_OUT = (Checkpoint, SaveConfigCallback, LightningsFinder, LearningRateFinder, OwnCallback)
@@ -75,51 +77,107 @@ def find(
     if unused not in (None, (None, None)):
         expected = "train_dataloaders= and val_dataloaders=" if method == "fit" else "dataloaders="
         raise InvalidSetting(f"Expected loaders for method={method!r} as {expected}, found them in another argument.")
-    finder = _Search(**settings)
     data = (
         {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
         if method == "fit"
         else {"dataloaders": dataloaders}
     )
-    data["datamodule"] = datamodule
+    result, placement = _search(trainer, model, {**data, "datamodule": datamodule}, method, _Find(**settings))
+    if result is None or placement is None:
+        raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
+    placement.apply(trainer)
+    return result
+
+
+def tune(
+    trainer: Trainer,
+    model: LightningModule,
+    train_dataloaders: Any = None,
+    val_dataloaders: Any = None,
+    datamodule: LightningDataModule | None = None,
+    **settings: Any,
+) -> TuneResult:
+    """Find the batch size and learning rate that reach your own quality soonest, put them in place, and do not train.
+
+    The batch size goes where it lives, and what the Trainer counts in steps follows; the learning rate goes into its
+    attribute. Where it has none, put `result.lr` into your code, or use the callback, which trains with it.
+
+    Args:
+        trainer: the Trainer to search in; it can fit afterwards as if it had not searched.
+        model: the LightningModule.
+        train_dataloaders: as for `trainer.fit`.
+        val_dataloaders: as for `trainer.fit`.
+        datamodule: as for `trainer.fit`.
+        settings: the arguments of `BatchSizeTuner`.
+
+    Raises:
+        InvalidSetting: an argument is out of range or unreadable.
+        NothingFits: not even the smallest batch runs within the memory.
+        BaselineFailed: the run with your own settings diverges, or runs out of memory.
+        MonitorMissing: validation does not log the metric.
+        StudyMismatch: the study that was named is one of another device, range or model.
+        PeerError: another process of the run failed.
+        PeerLost: another process of the run ended.
+
+    """
+    data = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders, "datamodule": datamodule}
+    result, placement = _search(trainer, model, data, "fit", _Tune(**settings))
+    if result is None or placement is None:
+        raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
+    changed = placement.apply(trainer)
+    return result.with_settings(changed, ())
+
+
+def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:
+    """Run a search in the place of a fit or an evaluation; what it found, and where that belongs."""
     callbacks, loggers = trainer.callbacks, trainer.loggers
     taking_part = [callback for callback in callbacks if not isinstance(callback, _LEFT_OUT)]
     random = RandomState()
     # What `setup` and `configure_model` do will be done again by the run to come.
     before = [Snapshot(taking_part), Snapshot([model, data], contents=False)]
-    trainer.callbacks = [finder, *taking_part]
+    trainer.callbacks = [search, *taking_part]
     trainer.loggers = [DummyLogger()] if loggers else []
-    found: _Found
     try:
         if spawns_processes(trainer):
-            found = in_processes(trainer, _search, model, data, method, finder)
+            found = in_processes(trainer, _run, model, data, method, search)
         else:
-            found = _search(trainer, model, data, method, finder)
+            found = _run(trainer, model, data, method, search)
     finally:
         trainer.callbacks, trainer.loggers = callbacks, loggers
         for snapshot in before:
             snapshot.restore()
         random.restore()
-    result, placement = found
-    if result is None or placement is None:
-        raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
     model.trainer = trainer
-    placement.apply(trainer)
-    return result
+    return found
 
 
-class _Search(BatchSizeFinder):
+def _run(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:
+    getattr(trainer, method)(model, **data)
+    return search.answer()
+
+
+class _Find(BatchSizeFinder):
     """The callback, where the search is all there is."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.search_only = True
 
-    def answer(self) -> _Found:
+    def answer(self) -> tuple[FindResult | None, Placement | None]:
         """What was found, and where it belongs."""
         return self.result, self._placement
 
 
-def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, finder: _Search) -> _Found:
-    getattr(trainer, method)(model, **data)
-    return finder.answer()
+class _Tune(BatchSizeTuner):
+    """The callback, where the search is all there is."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.search_only = True
+
+    def answer(self) -> tuple[TuneResult | None, TunedPlacement | None]:
+        """What was found, and where it belongs."""
+        return self.result, self.placement
+
+
+_Searching = _Find | _Tune

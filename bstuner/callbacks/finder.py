@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from bstuner.callbacks.beginning import Beginning
 from bstuner.callbacks.mailbox import Mailbox
 from bstuner.core.result import FindResult
 from bstuner.device.limit import parse_bytes
@@ -25,9 +26,8 @@ from bstuner.training.placement import Placement
 from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.remarks import accumulation_remarks
 from bstuner.training.resume import answers, take_up, to_save
-from bstuner.training.session import FindSettings, passed_loaders
-from bstuner.training.state import FrozenStart, before_optimizers_exist
-from bstuner.training.strategy import refuse_unsupported, replicas
+from bstuner.training.session import FindSettings
+from bstuner.training.strategy import replicas
 
 __all__ = ["BatchSizeFinder"]
 
@@ -131,8 +131,7 @@ class BatchSizeFinder(OwnCallback):
         self._placement: Placement | None = None
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
-        self._start: FrozenStart | None = None
-        self._cancel: Callable[[], None] = _nothing
+        self._beginning = Beginning()
 
     @property
     def result(self) -> FindResult | None:
@@ -152,15 +151,8 @@ class BatchSizeFinder(OwnCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
-        refuse_unsupported(trainer)
         self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
-        # First, so that the other callbacks' on_fit_start comes after the search, as without one.
-        trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
-
-        def remember() -> None:
-            self._start = FrozenStart(trainer, passed_loaders(trainer, stage))
-
-        self._cancel = before_optimizers_exist(trainer, remember)
+        self._beginning.await_it(trainer, stage, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search before training, or take the answer from the checkpoint that is being resumed."""
@@ -185,7 +177,7 @@ class BatchSizeFinder(OwnCallback):
             rank_zero_warn("BatchSizeFinder does not search under fast_dev_run: the batch size stays as it is.")
             return
         stage = str(trainer.state.fn.value)  # type: ignore[union-attr]  # set while a run is on
-        start, self._start = self._start, None
+        start = self._beginning.take()
         fresh = stage == "fit" and start is not None
         with SearchDisplay(enabled=shows_progress(trainer)) as display:
             try:
@@ -236,7 +228,7 @@ class BatchSizeFinder(OwnCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a search is one in the middle of a fit: the optimizers exist and stay."""
-        self._start = None
+        self._beginning.take()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind in the Trainer."""
@@ -244,8 +236,7 @@ class BatchSizeFinder(OwnCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing behind in the Trainer."""
-        self._cancel()
-        self._cancel, self._start = _nothing, None
+        self._beginning.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """The answer, for the checkpoint."""
@@ -254,10 +245,6 @@ class BatchSizeFinder(OwnCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The answer, from the checkpoint."""
         self._resumed = dict(state_dict)
-
-
-def _nothing() -> None:
-    """No arrangement to take back yet."""
 
 
 def _epochs(milestones: Sequence[int]) -> tuple[int, ...]:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningCLI
 from rich.console import Console
 
 from bstuner.api import find
+from bstuner.cli.answer import OVERLAY_FILE, Overlay, save, writable
 from bstuner.cli.script import ScriptRun, rank, run_until_trainer
 from bstuner.core.result import FindResult
-from bstuner.errors import InvalidSetting
-from bstuner.report.files import write_json, write_yaml
 from bstuner.report.live import shows_progress
 from bstuner.report.summary import find_summary
 from bstuner.training._lightning import end_processes
 
 __all__ = ["overlay", "run_find"]
-
-RESULT_FILE = "bstuner-result.json"
-OVERLAY_FILE = "bstuner-overlay.yaml"
 
 
 def run_find(
@@ -55,16 +48,13 @@ def run_find(
         return result
 
     if rank() == 0:
-        output = _writable(output)
+        output = writable(output)
     run = run_until_trainer(script, arguments, search, command)
     result: FindResult = run.result
     if rank() != 0:
         return result
     content = overlay(run, settings["batch_arg_name"], result)
-    write_json(output / RESULT_FILE, result.as_dict())
-    if content:
-        write_yaml(output / OVERLAY_FILE, content)
-    print(f"Saved   {', '.join([RESULT_FILE, *([OVERLAY_FILE] if content else [])])} in {output}")
+    print(f"Saved   {save(output, result.as_dict(), content)} in {output}")
     if content:
         print(f"Next    {shlex.join(['python', script, *arguments, '-c', str(output / OVERLAY_FILE)])}")
         if result.validation_batch_size is not None:
@@ -84,16 +74,6 @@ def _also(result: FindResult, settings: dict[str, Any]) -> str:
     return also
 
 
-def _writable(folder: Path) -> Path:
-    """The folder for the answer, made and tried out before the script runs (which may change directories)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder.resolve()
-    except OSError as error:
-        raise InvalidSetting(f"Expected --output to be a folder that can be written to, found {error}.") from error
-
-
 def overlay(run: ScriptRun, name: str, result: FindResult) -> dict[str, Any]:
     """The part of a LightningCLI configuration that sets the answer; empty where no key holds the batch size.
 
@@ -105,23 +85,7 @@ def overlay(run: ScriptRun, name: str, result: FindResult) -> dict[str, Any]:
     """
     if run.cli is None or not result.holder.endswith(f".{name}"):  # the answer lives in the loader itself
         return {}
-    config = _configuration(run.cli)
-    content: dict[str, Any] = {}
-    for part in ("model", "data"):
-        for path in ((part, name), (part, "init_args", name)):
-            if config.get(".".join(path)) is not None:
-                _set(content, path, result.batch_size)
-    if content and result.stage == "fit" and result.accumulate_grad_batches != config.trainer.accumulate_grad_batches:
-        _set(content, ("trainer", "accumulate_grad_batches"), result.accumulate_grad_batches)
-    return content
-
-
-def _configuration(cli: LightningCLI) -> Namespace:
-    config: Namespace = cli.config
-    return config[cli.subcommand] if cli.subcommand else config
-
-
-def _set(content: dict[str, Any], path: tuple[str, ...], value: int) -> None:
-    for key in path[:-1]:
-        content = content.setdefault(key, {})
-    content[path[-1]] = value
+    part = Overlay(run.cli)
+    if part.set_argument(name, result.batch_size) and result.stage == "fit":
+        part.set_trainer("accumulate_grad_batches", result.accumulate_grad_batches)
+    return part.content

@@ -10,15 +10,20 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from bstuner.callbacks.finder import BatchSizeFinder
+from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.cli.find import run_find
 from bstuner.cli.script import rank
+from bstuner.cli.tune import run_tune
 from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
 
 __all__ = ["main"]
 
 FAILED, INTERRUPTED = 1, 130
 
-IN_A_FIT: set[str | int] = {"milestones"}  # arguments that mean nothing where nothing is trained
+# Arguments that mean nothing where nothing is trained, and objects that no command line can name.
+LEFT_OUT: dict[str, set[str | int]] = {"find": {"milestones"}, "tune": {"study", "sampler", "pruner"}}
+CALLBACKS: dict[str, type] = {"find": BatchSizeFinder, "tune": BatchSizeTuner}
+RUN = {"find": run_find, "tune": run_tune}
 
 _FIND = """Find the largest batch that fits, for an unmodified training script.
 
@@ -28,6 +33,17 @@ to bstuner-overlay.yaml for use as a second -c.
 
   bstuner find train.py --data ./corpus
   bstuner find --memory_limit 24GiB main.py fit -c config.yaml
+"""
+
+_TUNE = """Find the batch size and learning rate that reach your own quality soonest, for an unmodified training script.
+
+The script runs up to its call of trainer.fit(); in its place the largest batch that fits is found, short trainings
+are run, and nothing else is trained. The answer is printed, written to bstuner-result.json and, where the script is a
+LightningCLI, to bstuner-overlay.yaml for use as a second -c. The study is kept: name it with --study_name, and the same
+command goes on with it, on this machine or, with --storage postgresql://..., on many.
+
+  bstuner tune train.py --data ./corpus
+  bstuner tune --monitor val_acc --mode max --n_trials 30 main.py fit -c config.yaml
 """
 
 
@@ -42,16 +58,19 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     typed = sys.argv[1:] if arguments is None else arguments
-    chosen = parser.parse_args(typed).find
+    parsed = parser.parse_args(typed)
+    command = parsed.subcommand
+    chosen = parsed[command]
     options = typed[: len(typed) - len(chosen.arguments) - 1]  # all that stands in front of the script
-    settings = {name: chosen[name] for name in inspect.signature(BatchSizeFinder).parameters if name not in IN_A_FIT}
+    kind = CALLBACKS[command]
+    settings = {name: chosen[name] for name in inspect.signature(kind).parameters if name not in LEFT_OUT[command]}
     try:
-        BatchSizeFinder(**settings)
+        kind(**settings)
     except InvalidSetting as error:
         parser.error(str(error))
     try:
-        command = [sys.executable, "-m", "bstuner", *options]
-        run_find(chosen.script, chosen.arguments, chosen.output, settings, command)
+        again = [sys.executable, "-m", "bstuner", *options]
+        RUN[command](chosen.script, chosen.arguments, chosen.output, settings, again)
     except BstunerError as error:
         if rank() != 0 and not isinstance(error, (PeerLost, ScriptError)):
             return 0  # all processes know, and the one of rank 0 says so: an exit with 1 might get it killed before
@@ -76,10 +95,14 @@ def _parser() -> ArgumentParser:
         description="Which batch size? Measured, for PyTorch Lightning.",
     )
     commands = parser.add_subcommands(required=True, metavar="COMMAND", help="what to do")
-    find = ArgumentParser(description=_FIND, formatter_class=_Formatter)
-    find.add_argument("script", metavar="SCRIPT", help="the training script")
-    find.add_argument("arguments", metavar="ARGS", nargs="...", help="the script's own arguments")
-    find.add_argument("--output", type=Path, default=Path(), help="folder for the files with the answer")
-    find.add_class_arguments(BatchSizeFinder, as_group=False, skip=IN_A_FIT)
-    commands.add_subcommand("find", find, help="the largest batch that fits")
+    for name, description, help in (
+        ("find", _FIND, "the largest batch that fits"),
+        ("tune", _TUNE, "the batch size and learning rate that train fastest"),
+    ):
+        command = ArgumentParser(description=description, formatter_class=_Formatter)
+        command.add_argument("script", metavar="SCRIPT", help="the training script")
+        command.add_argument("arguments", metavar="ARGS", nargs="...", help="the script's own arguments")
+        command.add_argument("--output", type=Path, default=Path(), help="folder for the files with the answer")
+        command.add_class_arguments(CALLBACKS[name], as_group=False, skip=LEFT_OUT[name])
+        commands.add_subcommand(name, command, help=help)
     return parser

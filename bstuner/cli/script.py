@@ -46,15 +46,20 @@ class _Stop(SystemExit):
 
 
 def run_until_trainer(
-    script: str, arguments: list[str], action: Callable[[Trainer, str, dict[str, Any]], Any], command: Sequence[str]
+    script: str,
+    arguments: list[str],
+    action: Callable[[Trainer, str, dict[str, Any]], Any],
+    command: Sequence[str],
+    methods: Sequence[str] = METHODS,
 ) -> ScriptRun:
-    """Run a script until it calls `fit`, `validate`, `test` or `predict` of a Trainer; run `action` in its place.
+    """Run a script until it calls one of some methods of a Trainer; run `action` in its place.
 
     Args:
         script: path of the script.
         arguments: the script's own arguments.
         action: called with the Trainer, the method's name and the arguments it was called with.
         command: what the process of a further rank is started with, in front of the script and its arguments.
+        methods: their names; what else the script calls of the Trainer runs as it is.
 
     Returns:
         The run, with the action's result. The script has ended.
@@ -67,7 +72,7 @@ def run_until_trainer(
     if not path.is_file():
         raise ScriptError(f"Expected a Python script, found no file at {script!r}.")
     run = ScriptRun()
-    with _intercepted(run, action), _as_main(path, arguments), processes_started_with([*command, str(path)]):
+    with _intercepted(run, action, methods), _as_main(path, arguments), processes_started_with([*command, str(path)]):
         try:
             runpy.run_path(str(path), run_name="__main__")
         except (Exception, SystemExit) as error:
@@ -77,15 +82,16 @@ def run_until_trainer(
                 raise
     if run.result is None:
         raise run.failure or ScriptError(
-            f"{script} ended without calling a Trainer. Expected it to call trainer.fit(), validate(), test() or "
-            "predict()."
+            f"{script} ended without calling a Trainer. Expected it to call {_in_words(methods)}."
         )
     return run
 
 
 @contextlib.contextmanager
-def _intercepted(run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]], Any]) -> Iterator[None]:
-    originals = {(kind, name): getattr(kind, name) for kind in (Trainer, TrainerOfOtherRoot) for name in METHODS}
+def _intercepted(
+    run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]], Any], methods: Sequence[str]
+) -> Iterator[None]:
+    originals = {(kind, name): getattr(kind, name) for kind in (Trainer, TrainerOfOtherRoot) for name in methods}
     instantiate = LightningCLI.instantiate_trainer
 
     def instead_of(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,6 +147,11 @@ def _as_main(path: Path, arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv, sys.path[:] = argv, search_path
+
+
+def _in_words(methods: Sequence[str]) -> str:
+    *others, last = (f"trainer.{methods[0]}()", *(f"{name}()" for name in methods[1:]))
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 _OTHER_ROOT = (

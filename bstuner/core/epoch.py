@@ -152,6 +152,21 @@ class EpochData:
             return None
         return min(known) if self.shortest_ends else max(known)
 
+    def batch(self, batch_size: int, index: int) -> int:
+        """Samples in one batch of an epoch, by its place: the last one may hold fewer than the others."""
+        loader = self.loaders[self.searched]
+        size = loader.size(batch_size)
+        if loader.samples is None or len(self.loaders) > 1 or index * size >= loader.samples:
+            return size
+        return min(size, loader.samples - index * size)
+
+    def samples_per_epoch(self, batch_size: int, limit: int | float = 1.0) -> int | None:
+        """Samples that an epoch trains on at a batch size, within Lightning's limit; None where that is unknown."""
+        batches = self.batches(batch_size, limit)
+        if not batches:
+            return batches
+        return (batches - 1) * self.batch(batch_size, 0) + self.batch(batch_size, batches - 1)
+
     def largest_batch(self, limit: int | float, full: bool = True) -> int | None:
         """The largest batch size that still makes one batch of the data; None where nothing in the data bounds it.
 

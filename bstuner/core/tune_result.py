@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from bstuner.core.result import FindResult
@@ -71,6 +72,7 @@ class TuneResult:
         budget: Samples of a whole trial.
         rule: How the learning rate follows the batch size.
         reference_lr: The learning rate that the user's own code asks for.
+        lr_holder: Where that lives, in words.
         study_name: The study's name.
         storage: Where the study is kept, without password.
         speedup: How many times sooner the best reaches the target; 1.0 where the baseline is the best. None for
@@ -103,6 +105,7 @@ class TuneResult:
     confirmed: bool | None = None
     confirmation: tuple[TrialSummary, ...] = ()
     find: FindResult | None = None
+    lr_holder: str = "lr"
     set_values: tuple[str, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
     seconds: float = 0.0
@@ -116,6 +119,11 @@ class TuneResult:
     def lr(self) -> float:
         """The answer: the learning rate."""
         return self.best.lr
+
+    def with_settings(self, changed: Sequence[str], warnings: Sequence[str]) -> TuneResult:
+        """The same, with what was set beside batch size and learning rate, and what to know of that."""
+        new = [warning for warning in warnings if warning not in self.warnings]
+        return replace(self, set_values=tuple(changed), warnings=(*self.warnings, *new))
 
     @property
     def pareto_front(self) -> tuple[TrialSummary, ...]:
@@ -157,6 +165,7 @@ class TuneResult:
             "trial_budget_samples": self.budget,
             "scaling_rule": self.rule,
             "reference_lr": self.reference_lr,
+            "lr_holder": self.lr_holder,
             "cost_in_baselines": self.cost,
             "stopped": self.stopped,
             "confirmed": self.confirmed,

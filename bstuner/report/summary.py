@@ -9,7 +9,7 @@ from rich.text import Text
 from bstuner.core.result import FindResult, Probe
 from bstuner.device.limit import format_bytes
 
-__all__ = ["find_summary"]
+__all__ = ["device_words", "find_summary", "fits_words", "knee_words"]
 
 
 def find_summary(result: FindResult) -> RenderableType:
@@ -22,13 +22,8 @@ def find_summary(result: FindResult) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
-    margin = 1 - result.usable_bytes / result.capacity_bytes
-    facts.add_row(
-        "Device",
-        f"{result.device}, {format_bytes(result.capacity_bytes)}, "
-        f"{format_bytes(result.usable_bytes)} usable ({margin:.0%} kept free)",
-    )
-    facts.add_row("Fits", _fits(result))
+    facts.add_row("Device", device_words(result))
+    facts.add_row("Fits", fits_words(result))
     if result.accumulate_grad_batches > 1 or result.world_size > 1:
         facts.add_row("Step", _step(result))
     if result.validation_batch_size is not None:
@@ -36,7 +31,7 @@ def find_summary(result: FindResult) -> RenderableType:
     if result.reference_batch_size is not None:
         facts.add_row("Was", f"{result.reference_batch_size}, as {result.holder}")
     if result.knee is not None:
-        facts.add_row("Knee", _knee(result, result.knee))
+        facts.add_row("Knee", knee_words(result, result.knee))
     facts.add_row("Limit", _limit(result))
     for setting in result.changed_settings:
         facts.add_row("Note", setting)
@@ -45,7 +40,17 @@ def find_summary(result: FindResult) -> RenderableType:
     return Group(facts, _probes(result))
 
 
-def _fits(result: FindResult) -> str:
+def device_words(result: FindResult) -> str:
+    """The device, its memory, and how much of that a batch may take."""
+    margin = 1 - result.usable_bytes / result.capacity_bytes
+    return (
+        f"{result.device}, {format_bytes(result.capacity_bytes)}, "
+        f"{format_bytes(result.usable_bytes)} usable ({margin:.0%} kept free)"
+    )
+
+
+def fits_words(result: FindResult) -> str:
+    """The largest batch that fits, and what it took to find it."""
     measured = f"{format_bytes(result.peak_bytes)} measured" if result.peak_bytes is not None else "measured"
     beyond = ""
     if result.limited_by == "memory" and result.memory_slope is not None and result.memory_intercept is not None:
@@ -61,7 +66,8 @@ def _step(result: FindResult) -> str:
     return f"{result.global_batch_size:,} samples = {result.batch_size}{accumulated}{processes}"
 
 
-def _knee(result: FindResult, knee: int) -> str:
+def knee_words(result: FindResult, knee: int) -> str:
+    """Where throughput hardly rises any more."""
     rates = result.throughput
     largest = max(rates)
     if knee >= largest:

@@ -44,6 +44,7 @@ __all__ = [
     "hook_of",
     "install_evaluation_loop",
     "install_fit_loop",
+    "install_trial_loop",
     "launch",
     "leave_launcher",
     "loaders_come_from_hooks",
@@ -52,6 +53,8 @@ __all__ = [
     "request_loaders",
     "resize_when_rebuilt",
     "restart_evaluation",
+    "set_checkpoint_steps",
+    "set_step_limits",
     "shadow_scheduler_step",
     "spawns_processes",
 ]
@@ -145,6 +148,23 @@ def install_fit_loop(
     loop.epoch_loop.val_loop._data_source.instance = [] if val_batches is None else val_batches
     trainer.fit_loop = loop
     _quieten(trainer)
+
+
+def install_trial_loop(trainer: Trainer) -> None:
+    """Give the Trainer a fresh fit loop that reads the user's own loaders; the caller puts the user's loop back."""
+    users = trainer.fit_loop
+    loop = _FitLoop(trainer, min_epochs=users.min_epochs, max_epochs=users.max_epochs)
+    set_step_limits(loop, users.max_steps, users.min_steps)
+    loop._data_source = users._data_source
+    loop.epoch_loop.val_loop._data_source = users.epoch_loop.val_loop._data_source
+    trainer.fit_loop = loop
+    _quieten(trainer)
+
+
+def set_step_limits(loop: _FitLoop, max_steps: int, min_steps: int | None) -> None:
+    """Set after how many optimizer steps a fit ends, and before how many it does not."""
+    # The Trainer's own max_steps and min_steps only read these.
+    loop.epoch_loop.max_steps, loop.epoch_loop.min_steps = max_steps, min_steps
 
 
 def install_evaluation_loop(trainer: Trainer, stage: str, batches: CombinedLoader) -> Any:
@@ -293,6 +313,16 @@ def has_communication_hook(strategy: DDPStrategy) -> bool:
 
 def checkpoint_steps(trainer: Trainer) -> list[int]:
     """The `every_n_train_steps` of each ModelCheckpoint that has one."""
+    return [callback._every_n_train_steps for callback in _by_steps(trainer)]
+
+
+def set_checkpoint_steps(trainer: Trainer, steps: Sequence[int]) -> None:
+    """Set the `every_n_train_steps` of each ModelCheckpoint that has one, in the order of `checkpoint_steps`."""
+    for callback, every in zip(_by_steps(trainer), steps, strict=True):
+        callback._every_n_train_steps = every
+
+
+def _by_steps(trainer: Trainer) -> list[ModelCheckpoint]:
     # _every_n_train_steps: kept nowhere public.
     checkpoints = (callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint))
-    return [callback._every_n_train_steps for callback in checkpoints if callback._every_n_train_steps]
+    return [callback for callback in checkpoints if callback._every_n_train_steps]

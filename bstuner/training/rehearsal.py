@@ -34,7 +34,15 @@ from bstuner.training._lightning import install_evaluation_loop, install_fit_loo
 from bstuner.training.combination import with_loaders
 from bstuner.training.timing import Timing
 
-__all__ = ["BatchSource", "Batches", "OwnCallback", "rehearse_evaluation", "rehearse_fit", "takes_part"]
+__all__ = [
+    "BatchSource",
+    "Batches",
+    "OwnCallback",
+    "call_fit_start",
+    "rehearse_evaluation",
+    "rehearse_fit",
+    "takes_part",
+]
 
 
 if TYPE_CHECKING:
@@ -216,7 +224,7 @@ def rehearse_fit(
     watch = _FitWatch(trainer, timing, peers, steps)
     try:
         if fresh:
-            _call_fit_start(trainer)
+            call_fit_start(trainer)
         # First in line: it stops an epoch before the user's own end-of-epoch code runs on half an epoch.
         trainer.callbacks = [watch, *trainer.callbacks]
         trainer.training = True
@@ -256,7 +264,8 @@ def _set_aside(trainer: Trainer) -> None:
     trainer.should_stop = False
 
 
-def _call_fit_start(trainer: Trainer) -> None:
+def call_fit_start(trainer: Trainer) -> None:
+    """Call the `on_fit_start` hooks, in Lightning's order."""
     module: LightningModule = trainer.lightning_module
     for callback in trainer.callbacks:
         callback.on_fit_start(trainer, module)

@@ -1,0 +1,270 @@
+"""`BatchSizeTuner`: find the batch size and learning rate that reach your quality soonest, then train with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from optuna import Study
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+
+from bstuner.callbacks.beginning import Beginning
+from bstuner.callbacks.mailbox import Mailbox
+from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices
+from bstuner.callbacks.warmup import LearningRateWarmup
+from bstuner.core.budget import TrialBudget
+from bstuner.core.layout import BatchLayout
+from bstuner.core.scaling import Rule
+from bstuner.core.trial import Mode
+from bstuner.core.tune_result import Objective, TuneResult
+from bstuner.device.limit import parse_bytes
+from bstuner.errors import InvalidSetting, SettingRefused
+from bstuner.report.live import SearchDisplay, shows_progress
+from bstuner.report.tuning import TuningDisplay
+from bstuner.study.settings import TuneSettings
+from bstuner.training._lightning import end_run_early, forget_loaders, spawns_processes
+from bstuner.training.find import find_largest
+from bstuner.training.rehearsal import OwnCallback
+from bstuner.training.remarks import accumulation_remarks
+from bstuner.training.resume import take_up, to_save
+from bstuner.training.session import FindSettings
+from bstuner.training.settings_in_place import SettingsInPlace, TunedPlacement
+from bstuner.training.state import FrozenStart
+from bstuner.training.trials import TrialSettings, locate_settings, open_trials
+
+__all__ = ["BatchSizeTuner"]
+
+EXIT_INTERRUPTED = 130
+
+
+class BatchSizeTuner(OwnCallback):
+    """Finds the batch size and learning rate that reach your own quality soonest, and trains with them.
+
+    Example:
+        >>> import lightning as L
+        >>> from bstuner import BatchSizeTuner
+        >>> trainer = L.Trainer(max_epochs=30, callbacks=[BatchSizeTuner(monitor="val_loss")], logger=False)
+
+    When `fit` starts, it finds the largest batch that fits, then runs short trainings (trials) from the same weights
+    on the same data. The first one, with your own settings, sets the bar: its metric at the end of the trial's budget.
+    Every other trial is measured by the seconds of training it needs to get there, and stopped as soon as it is slower
+    than the best. Then training goes on exactly as if it had been started with the best pair by hand.
+
+    Args:
+        monitor: the metric that validation logs.
+        mode: "min" where less of it is better, "max" where more is.
+        n_trials: most trials, that of your own settings among them.
+        timeout: seconds after which no trial is started; None for no limit.
+        objective: "time" for the least training time to your own quality. "metric" for the best metric at equal samples
+            (which favours small batches). "both" shows the trade-off between the two, and applies nothing unless `take`
+            says which end.
+        trial_budget: how long a trial is at most: a whole number of samples, a float share of the fit, or epochs such
+            as "0.5ep". None for a tenth of the fit, which keeps the whole search below the cost of one training.
+        patience: stop after this many trials in a row that brought nothing better; None to run all of `n_trials`.
+        take: for objective="both", the end of the trade-off to train with: "metric" or "speed"; None for your own
+            settings.
+        scaling_rule: how the learning rate follows the batch size: "linear", "sqrt", "none", or "auto" by the
+            optimizer's class.
+        scale_adam: also let Adam's betas and epsilon follow the batch size, so that they average over equal samples.
+        warmup: "auto" to raise the learning rate gradually, over 5 % of the fit, where it is more than twice your own
+            and your schedule has no warm-up; a number of samples to do so wherever it is raised; None for never.
+        lr_arg_name: attribute of the module or its hparams that holds the learning rate; None for `lr` or
+            `learning_rate`, or where there is none, the parameter groups themselves.
+        batch_arg_name: as for `BatchSizeFinder`, like the five that follow.
+        max_val: largest batch size per device to try; None for no limit but memory and dataset.
+        margin: share of the device's memory to keep free, 0 to 1.
+        memory_limit: bytes, or text such as "24GiB"; None for the device's own memory.
+        probe_with: the sample to probe memory with: an index, or a function of the dataset.
+        storage: where the study is kept: an Optuna URL (postgresql://..., for many machines), a path of a journal file,
+            or an Optuna storage. None for the file bstuner-study.log in the Trainer's default_root_dir.
+        study_name: name of the study. An existing one goes on where it was. None for a new one.
+        study: an Optuna study to use instead.
+        sampler: an Optuna sampler; None for bstuner's own.
+        pruner: an Optuna pruner to stop trials early, on top of the cut-off; not for objective="both".
+        seed: for a search that can be repeated; None for another one each time.
+
+    Attributes:
+        search_only: end the run after the search instead of going on with it.
+        placement: the answer and where it belongs; None before the search.
+
+    Raises:
+        InvalidSetting: an argument is out of range or unreadable.
+
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        mode: Mode = "min",
+        n_trials: int = 20,
+        timeout: float | None = None,
+        *,
+        objective: Objective = "time",
+        trial_budget: TrialBudget | None = None,
+        patience: int | None = 8,
+        take: Literal["metric", "speed"] | None = None,
+        scaling_rule: Rule | Literal["auto"] = "auto",
+        scale_adam: bool = False,
+        warmup: int | Literal["auto"] | None = "auto",
+        lr_arg_name: str | None = None,
+        batch_arg_name: str = "batch_size",
+        max_val: int | None = None,
+        margin: float = 0.1,
+        memory_limit: int | str | None = None,
+        probe_with: int | Callable[[Any], Any] | None = None,
+        storage: str | BaseStorage | None = None,
+        study_name: str | None = None,
+        study: Study | None = None,
+        sampler: BaseSampler | None = None,
+        pruner: BasePruner | None = None,
+        seed: int | None = None,
+    ) -> None:
+        limit = None if memory_limit is None else parse_bytes(memory_limit)
+        self.find_settings = FindSettings(
+            batch_arg_name=batch_arg_name, max_val=max_val, margin=margin, memory_limit=limit, probe_with=probe_with
+        )
+        _check(isinstance(monitor, str) and bool(monitor), "monitor", "the name of a logged metric", monitor)
+        _check(0 <= margin < 1, "margin", "a share of the memory from 0 up to 1", margin)
+        _check(max_val is None or (_is_whole(max_val) and max_val >= 1), "max_val", "a whole number from 1", max_val)
+        rules = ("linear", "sqrt", "none", "auto")
+        _check(scaling_rule in rules, "scaling_rule", " or ".join(map(repr, rules)), scaling_rule)
+        fine = warmup in ("auto", None) or (_is_whole(warmup) and int(warmup or 0) >= 1)
+        _check(fine, "warmup", "'auto', a whole number of samples, or None", warmup)
+        _check(take in (None, "metric", "speed"), "take", "'metric', 'speed' or None", take)
+        _check(take is None or objective == "both", "take", "None without objective='both'", take)
+        _check(pruner is None or objective != "both", "pruner", "None with objective='both': nothing is pruned", pruner)
+        _check(study is None or study_name is None, "study_name", "None beside a study", study_name)
+        self.trial_settings = TrialSettings(
+            monitor, trial_budget, lr_arg_name, scaling_rule, scale_adam, warmup, memory_limit=limit
+        )
+        self.tune_settings = TuneSettings(monitor, mode, objective, n_trials, timeout, patience, seed)
+        self.choices = StudyChoices(storage, study_name, study, sampler, pruner, take)
+        self.search_only = False
+        self.placement: TunedPlacement | None = None
+        self._result: TuneResult | None = None
+        self._mailbox = Mailbox()
+        self._beginning = Beginning()
+        self._saved: dict[str, Any] = {}
+        self._resumed: dict[str, Any] = {}
+        self._warmup: LearningRateWarmup | None = None
+
+    @property
+    def result(self) -> TuneResult | None:
+        """What was found; None before the search, and after a fit that took its answer from a checkpoint."""
+        posted = self._mailbox.take()  # by a search in a process that Lightning has spawned
+        if posted is not None:
+            self._result = posted
+        return self._result
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
+        self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
+        if stage == "fit":
+            self._beginning.await_it(trainer, stage, self)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Search before training, or take the answer from the checkpoint that is being resumed."""
+        start = self._beginning.take()
+        if start is None:
+            return
+        if trainer.fast_dev_run:
+            rank_zero_warn("BatchSizeTuner does not search under fast_dev_run: batch size and learning rate stay.")
+            return
+        if self._resumed:
+            self._saved = self._resumed
+            in_place = self._take_up(trainer, start)
+        else:
+            in_place = self._search(trainer, start)
+        layout = BatchLayout(
+            self._saved["batch_size"], self._saved["accumulate_grad_batches"] or 1, in_place.layout.world
+        )
+        self.placement = in_place.placement(layout, self._saved["lr"])
+        start.restore()
+        if self.search_only:
+            end_run_early(trainer)
+            return
+        self._train_with(trainer, in_place, layout)
+
+    def _search(self, trainer: Trainer, start: FrozenStart) -> SettingsInPlace:
+        if trainer.ckpt_path is not None:
+            raise SettingRefused(
+                f"Expected a fit from its beginning, or a checkpoint of one that was tuned, found {trainer.ckpt_path}: "
+                "its optimizer's learning rate would replace the one that is found. Tune first, then train."
+            )
+        shows = shows_progress(trainer)
+        try:
+            with SearchDisplay(enabled=shows) as display:
+                found, placement = find_largest(trainer, "fit", self.find_settings, display, fresh=True)
+            # Silent itself about what it found: the findings at the end hold it.
+            with open_trials(trainer, start, found, placement, self.trial_settings) as trials:
+                search = SearchForPair(trainer, trials, found, self.tune_settings, self.choices)
+                result = search.run(TuningDisplay(enabled=shows, **search.shown))
+        except KeyboardInterrupt:
+            # Not passed on as it is: Lightning would exit with 1 and hide that the user asked for it.
+            raise SystemExit(EXIT_INTERRUPTED) from None
+        self._result = result
+        self._saved = {
+            **to_save(found, placement, self.find_settings, trainer.current_epoch),
+            "batch_size": result.best.batch_size,
+            "accumulate_grad_batches": result.best.accumulate_grad_batches,
+            "lr": result.best.lr,
+            "warmup": search.warmup_of_the_fit(result.best.lr),
+        }
+        if trainer.is_global_zero and spawns_processes(trainer):
+            self._mailbox.post(result)
+        return trials.in_place
+
+    def _take_up(self, trainer: Trainer, start: FrozenStart) -> SettingsInPlace:
+        with SearchDisplay(enabled=shows_progress(trainer)) as display:
+            placement = take_up(trainer, self.find_settings, display, self._saved, fresh=True)
+        return locate_settings(trainer, placement.batching, self.trial_settings, start)
+
+    def _train_with(self, trainer: Trainer, in_place: SettingsInPlace, layout: BatchLayout) -> None:
+        """Put the answer in place, as the user's own code would have it from the start."""
+        in_place.prepare(trainer, layout)
+        forget_loaders(trainer)
+        in_place.build(trainer, layout, self._saved["lr"])
+        if self._saved["warmup"] is not None:
+            self._warmup = LearningRateWarmup(*self._saved["warmup"])
+            self._warmup.setup(trainer, trainer.lightning_module, "fit")
+            self._warmup.load_state_dict(self._resumed.get("warmup_state", {}))
+            trainer.callbacks = [*trainer.callbacks, self._warmup]
+        if self._result is not None:
+            self._result = self._result.with_settings(in_place.changed, in_place.warnings)
+        if layout.accumulate != in_place.layout.accumulate:
+            for remark in accumulation_remarks(trainer.lightning_module, layout):
+                rank_zero_warn(remark)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing behind in the Trainer."""
+        self.teardown(trainer, pl_module, "")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave nothing behind in the Trainer."""
+        self._beginning.forget()
+        if self._warmup is not None:
+            self._warmup.teardown(trainer, pl_module, stage)
+            trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self._warmup]
+            self._warmup = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The answer, for the checkpoint."""
+        state = {} if self._warmup is None else {"warmup_state": self._warmup.state_dict()}
+        return {**self._saved, **state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The answer, from the checkpoint."""
+        self._resumed = dict(state_dict)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(valid: bool, name: str, expected: str, found: object) -> None:
+    if not valid:
+        raise InvalidSetting(f"{name}: expected {expected}, found {found!r}.")

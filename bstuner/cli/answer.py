@@ -1,0 +1,74 @@
+"""The files that hold an answer: the result, and an overlay for LightningCLI."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningCLI
+
+from bstuner.errors import InvalidSetting
+from bstuner.report.files import write_json, write_yaml
+
+__all__ = ["OVERLAY_FILE", "RESULT_FILE", "Overlay", "save", "writable"]
+
+RESULT_FILE = "bstuner-result.json"
+OVERLAY_FILE = "bstuner-overlay.yaml"
+
+
+def writable(folder: Path) -> Path:
+    """The folder for the answer, made and tried out before the script runs (which may change directories)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError as error:
+        raise InvalidSetting(f"Expected --output to be a folder that can be written to, found {error}.") from error
+
+
+def save(folder: Path, result: dict[str, Any], overlay: dict[str, Any]) -> str:
+    """Write both; the overlay only where there is one. The names of the files, in words."""
+    write_json(folder / RESULT_FILE, result)
+    if overlay:
+        write_yaml(folder / OVERLAY_FILE, overlay)
+    return ", ".join([RESULT_FILE, *([OVERLAY_FILE] if overlay else [])])
+
+
+class Overlay:
+    """The part of a LightningCLI configuration that sets an answer.
+
+    Args:
+        cli: the script's own, after it has read its configuration.
+
+    Attributes:
+        content: the part, empty until something was set.
+
+    """
+
+    def __init__(self, cli: LightningCLI) -> None:
+        config: Namespace = cli.config
+        self._config = config[cli.subcommand] if cli.subcommand else config
+        self.content: dict[str, Any] = {}
+
+    def set_argument(self, name: str, value: Any, parts: tuple[str, ...] = ("model", "data")) -> bool:
+        """Set an argument of the model, the data or another part wherever the configuration has it; whether it has."""
+        found = False
+        for part in parts:
+            for path in ((part, name), (part, "init_args", name)):
+                if self._config.get(".".join(path)) is not None:
+                    self._set(path, value)
+                    found = True
+        return found
+
+    def set_trainer(self, name: str, value: Any) -> None:
+        """Set an argument of the Trainer where the configuration has another value."""
+        if self._config.trainer[name] != value:
+            self._set(("trainer", name), value)
+
+    def _set(self, path: tuple[str, ...], value: Any) -> None:
+        content = self.content
+        for key in path[:-1]:
+            content = content.setdefault(key, {})
+        content[path[-1]] = value

@@ -1,0 +1,243 @@
+"""The findings of a search for batch size and learning rate as a block of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from bstuner.core.result import FindResult
+from bstuner.core.scaling import unscale_lr
+from bstuner.core.tune_result import TrialSummary, TuneResult
+from bstuner.report.summary import device_words, fits_words, knee_words
+
+__all__ = [
+    "format_lr",
+    "format_metric",
+    "format_ratio",
+    "format_seconds",
+    "format_settings",
+    "tune_summary",
+]
+
+Row = tuple[str, RenderableType]
+
+
+def tune_summary(result: TuneResult, saved: Sequence[str] = ()) -> RenderableType:
+    """The block printed at the end of a search: what fits, the user's own settings, and what beats them.
+
+    Args:
+        result: what was found.
+        saved: the files it was written to.
+
+    """
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label, words in _rows(result, saved):
+        facts.add_row(label, Text(words) if isinstance(words, str) else words)
+    return Group(facts, _front(result)) if result.objective == "both" else facts
+
+
+def format_lr(lr: float) -> str:
+    """A learning rate to three digits.
+
+    >>> [format_lr(lr) for lr in (0.0004, 0.006432, 0.05, 1.0)]
+    ['4e-4', '6.43e-3', '0.05', '1']
+    """
+    if lr == 0 or lr >= 0.01:
+        return f"{lr:.3g}"
+    digits, exponent = f"{lr:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A time in the unit that reads best.
+
+    >>> [format_seconds(time) for time in (0.0321, 3.21, 97.3, 312.0, 7510.0)]
+    ['0.032 s', '3.2 s', '97 s', '5 min 12 s', '2 h 5 min']
+    """
+    if seconds < 1:
+        return f"{seconds:.2g} s"
+    if round(seconds) < 120:
+        return f"{seconds:.1f} s" if seconds < 20 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_metric(value: float) -> str:
+    """A metric to four digits."""
+    return f"{value:.4g}"
+
+
+def format_ratio(ratio: float) -> str:
+    """How many times: to one digit after the point, or two where one would hide the difference.
+
+    >>> format_ratio(6.04), format_ratio(1.04)
+    ('6.0x', '1.04x')
+    """
+    return f"{ratio:.1f}x" if ratio >= 1.1 else f"{ratio:.2f}x"
+
+
+def format_settings(trial: TrialSummary) -> str:
+    """Batch size, how it is laid out where it is not simply one batch, and learning rate."""
+    parts = [f"{trial.batch_size:,}"]
+    world = trial.global_batch_size // (trial.batch_size * trial.accumulate_grad_batches)
+    if trial.accumulate_grad_batches > 1:
+        parts.append(f"{trial.accumulate_grad_batches} accumulated")
+    if world > 1:
+        parts.append(f"{world} processes")
+    layout = f" = {' x '.join(parts)}" if len(parts) > 1 else ""
+    return f"batch {trial.global_batch_size:,}{layout}, lr {format_lr(trial.lr)}"
+
+
+class _Side:
+    """Settings and what came of them: side by side where there is room, else one below the other."""
+
+    def __init__(self, settings: str, outcome: str) -> None:
+        self._settings, self._outcome = Text(settings), Text(outcome)
+        self._line = Text(f"{settings}   {outcome}")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._line.cell_len <= options.max_width:
+            yield self._line
+        else:
+            yield self._settings
+            yield self._outcome
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, self._line.cell_len)
+
+
+def _rows(result: TuneResult, saved: Sequence[str]) -> Iterator[Row]:
+    if result.find is not None:
+        yield from _found(result.find)
+    yield "Baseline", _Side(format_settings(result.baseline), _baseline(result))
+    yield "Trials", _trials(result)
+    yield "Ended", result.stopped
+    yield from _best(result)
+    yield from (("Set", value) for value in result.set_values)
+    found = result.find.warnings if result.find is not None else ()
+    yield from (("Warning", Text(warning, style="yellow")) for warning in dict.fromkeys((*found, *result.warnings)))
+    if result.storage:
+        yield "Study", f"{result.study_name} in {result.storage}"
+    if saved:
+        yield "Saved", ", ".join(saved)
+
+
+def _found(find: FindResult) -> Iterator[Row]:
+    yield "Device", device_words(find)
+    yield "Fits", fits_words(find)
+    if find.knee is not None:
+        yield "Knee", knee_words(find, find.knee)
+
+
+def _baseline(result: TuneResult) -> str:
+    baseline = result.baseline
+    metric = f"{result.monitor} {format_metric(result.target)} after {baseline.samples:,} samples"
+    seconds = baseline.seconds
+    if seconds is None and baseline.samples_per_second:
+        seconds = baseline.samples / baseline.samples_per_second
+    return metric if seconds is None else f"{metric}, {format_seconds(seconds)}"
+
+
+def _trials(result: TuneResult) -> str:
+    cost = f"{len(result.trials)} in {format_seconds(result.seconds)} ({result.cost:.1f} baselines)"
+    for verdict, words in (("out of memory", "ran out of memory"), ("not finite", "diverged")):
+        count = sum(trial.verdict == verdict for trial in result.trials)
+        cost += f", {count} {words}" if count else ""
+    return cost
+
+
+def _best(result: TuneResult) -> Iterator[Row]:
+    best, baseline = result.best, result.baseline
+    if best.number == baseline.number:
+        others = len(result.trials) - 1
+        kept = "your own settings stay: choose from the front below"
+        none = f"your own settings: none of {others} others was better" if others else "your own settings"
+        yield "Best", _Side(format_settings(best), kept if result.objective == "both" else none)
+        return
+    base_lr = format_lr(unscale_lr(best.lr, best.global_batch_size, baseline.global_batch_size, result.rule))
+    rule = f" ({result.rule} rule, base lr {base_lr})" if result.rule != "none" else ""
+    settings = format_settings(best) + rule
+    if result.objective == "time":
+        yield "Best", _Side(settings, _sooner(result))
+        share = _fewer(best.samples, baseline.samples)
+        yield "Samples", f"{best.samples:,} instead of {baseline.samples:,} ({share}) to the same {result.monitor}"
+    else:
+        mine, yours = (format_metric(_quality(trial, result.mode)) for trial in (best, baseline))
+        yield "Best", _Side(settings, f"{result.monitor} {mine} instead of {yours} within {result.budget:,} samples")
+        one, other = best.samples_per_second, baseline.samples_per_second
+        if one and other:
+            yield "Speed", f"{one:,.0f} samples/s instead of {other:,.0f} ({format_ratio(one / other)})"
+    if result.objective != "both":
+        yield "Confirmed", _confirmed(result)
+
+
+def _sooner(result: TuneResult) -> str:
+    reached = f"{result.monitor} {format_metric(result.target)}"
+    if result.best.seconds is not None:
+        reached += f" after {format_seconds(result.best.seconds)}"
+    return reached if result.speedup is None else f"{reached}: {format_ratio(result.speedup)} sooner"
+
+
+def _fewer(mine: float, yours: float) -> str:
+    ratio = mine / yours if yours else 1.0
+    if ratio >= 2:
+        return f"{ratio:.1f}x as many"
+    share = round(abs(ratio - 1), 2)
+    return f"{share:.0%} {'more' if ratio > 1 else 'fewer'}" if share else "as many"
+
+
+def _quality(trial: TrialSummary, mode: str) -> float:
+    metrics = [mark.metric for mark in trial.curve] or [trial.metric if trial.metric is not None else float("nan")]
+    return min(metrics) if mode == "min" else max(metrics)
+
+
+def _confirmed(result: TuneResult) -> RenderableType:
+    if result.confirmed is None or len(result.confirmation) != 2:
+        return Text("not tried on another seed")
+    yours, mine = result.confirmation
+    how = _race(result, mine, yours) if result.objective == "time" else _contest(result, mine, yours)
+    if result.confirmed:
+        return Text(f"on another seed too: {how}")
+    return Text(f"no: on another seed {how}. The win may be chance.", style="yellow")
+
+
+def _race(result: TuneResult, mine: TrialSummary, yours: TrialSummary) -> str:
+    if mine.seconds is None:
+        ended = f" ({mine.verdict})" if mine.verdict in ("out of memory", "not finite") else ""
+        return f"it did not reach the target{ended}"
+    if yours.seconds is None:
+        return f"{format_seconds(mine.seconds)}, by when your own settings had not reached the target"
+    return f"{format_seconds(mine.seconds)} against {format_seconds(yours.seconds)} with your own settings"
+
+
+def _contest(result: TuneResult, mine: TrialSummary, yours: TrialSummary) -> str:
+    one, other = (format_metric(_quality(trial, result.mode)) for trial in (mine, yours))
+    return f"{result.monitor} {one} against {other} with your own settings"
+
+
+def _front(result: TuneResult) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for name in ("batch size", "lr", result.monitor, "samples/s"):
+        table.add_column(Text(name), justify="right")
+    table.add_column("")
+    marks = {result.baseline.number: "your own"}
+    if result.best.number != result.baseline.number:
+        marks[result.best.number] = "taken"
+    for trial in sorted(result.pareto_front, key=lambda trial: trial.samples_per_second or 0.0):
+        table.add_row(
+            f"{trial.global_batch_size:,}",
+            format_lr(trial.lr),
+            format_metric(trial.metric if trial.metric is not None else float("nan")),
+            f"{trial.samples_per_second or 0.0:,.0f}",
+            marks.get(trial.number, ""),
+            style="bold green" if trial.number == result.best.number else "",
+        )
+    return table

@@ -1,0 +1,157 @@
+"""An Optuna sampler that reads the learning curves of a study, those of trials that were stopped too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from bstuner.core.step_time import StepTime
+from bstuner.core.trial import Mode
+from bstuner.study.pace import pace
+from bstuner.study.pace_model import Observation, PaceModel
+from bstuner.study.record import Record, StudyView, role_of
+from bstuner.study.space import BASE_LR, LOG2_BATCH_RATIO, SearchSpace
+
+__all__ = ["PaceSampler"]
+
+_LR_STEP = 0.3  # in the logarithm: finer than learning rates matter
+_UNKNOWN_OVERHEAD = 4.0  # where no step was timed, a step is taken to cost as much as so many reference batches on top
+
+
+class PaceSampler(BaseSampler):
+    """Chooses the settings that promise to save the most training time, for a study of seconds to a target.
+
+    Args:
+        space: The settings to choose from.
+        mode: "min" where less of the monitored metric is better, "max" where more is.
+        step_seconds: Seconds of an optimizer step at some global batch sizes, where they were measured before.
+        seed: Of the small random shifts between studies.
+    """
+
+    def __init__(
+        self, space: SearchSpace, mode: Mode, step_seconds: Mapping[int, float] | None = None, seed: int | None = None
+    ) -> None:
+        self._space = space
+        self._mode: Mode = mode
+        self._step_seconds = dict(step_seconds or {})
+        self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+        self._fallback = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Both parameters are chosen together."""
+        return self._space.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Choose the settings of the next trial."""
+        view = StudyView.read(study, "time", self._mode)
+        if view.baseline is None or view.best is None:
+            return self._space.baseline
+        k, log_lr = self._candidates(view, trial)
+        if not len(k):
+            return {}
+        bar = view.baseline.summary
+        best = math.log(_seconds(view.best) / _seconds(view.baseline))
+        most = math.log(bar.curve[-1].samples / bar.samples)
+        gain = self._model(view).expected_gain(self._observations(view, trial), best, most, k, log_lr)
+        chosen = int(np.argmax(gain))
+        lowest, highest = self._space.lr_range
+        lr = min(max(self._space.reference_lr * math.exp(log_lr[chosen]), lowest), highest)
+        return {LOG2_BATCH_RATIO: int(k[chosen]), BASE_LR: lr}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """What is not of this space is drawn at random."""
+        return self._fallback.sample_independent(study, trial, param_name, param_distribution)
+
+    def _candidates(self, view: StudyView, trial: FrozenTrial) -> tuple[np.ndarray, np.ndarray]:
+        """A grid over the space, shifted at random, without what ran out of memory or diverged already."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        count = sum(t.number < trial.number for t in view.in_state(*states))
+        rng = np.random.default_rng([self._seed, count])
+        low, high = (math.log(lr / self._space.reference_lr) for lr in self._space.lr_range)
+        lrs = np.arange(low + rng.uniform(0, _LR_STEP), high, _LR_STEP)
+        ks = np.arange(self._space.low, self._space.high + 1)
+        k, log_lr = (grid.ravel() for grid in np.meshgrid(ks, lrs, indexing="ij"))
+        for record in view.records:
+            at_k, at_lr = self._place(record.params)
+            if record.summary.verdict == "out of memory" and at_k > 0:
+                keep = k < at_k
+            elif record.summary.verdict == "not finite":
+                keep = (k != at_k) | (log_lr < at_lr - _LR_STEP)
+            else:
+                continue
+            k, log_lr = k[keep], log_lr[keep]
+        return k, log_lr
+
+    def _place(self, params: Mapping[str, Any]) -> tuple[int, float]:
+        return params[LOG2_BATCH_RATIO], math.log(params[BASE_LR] / self._space.reference_lr)
+
+    def _observations(self, view: StudyView, trial: FrozenTrial) -> list[Observation]:
+        """What each trial says about its time to the target."""
+        assert view.baseline is not None
+        assert view.best is not None
+        seen = [
+            Observation(*self._place(record.params), *_told(record, view.best, view.baseline, self._mode))
+            for record in view.records
+            if record.summary.verdict != "out of memory"
+        ]
+        best = math.log(view.best.summary.samples / view.baseline.summary.samples)
+        for other in view.in_state(TrialState.RUNNING):
+            if other.number != trial.number and len(other.params) == 2 and role_of(other) != "confirm":
+                seen.append(Observation(*self._place(other.params), best, 0.3))  # so that workers spread out
+        return seen
+
+    def _model(self, view: StudyView) -> PaceModel:
+        measured = {
+            record.summary.global_batch_size: record.summary.global_batch_size / record.summary.samples_per_second
+            for record in view.records
+            if record.summary.samples_per_second
+        }
+        timed = {**self._step_seconds, **measured}
+        sizes = self._space.batch_sizes
+        if len(timed) > 1:
+            fit = StepTime.fit(list(timed), list(timed.values()))
+            seconds = [timed.get(size, fit.seconds(size)) / size for size in sizes]
+        else:
+            seconds = [1 + _UNKNOWN_OVERHEAD * self._space.reference_batch_size / size for size in sizes]
+        ks = range(self._space.low, self._space.high + 1)
+        return PaceModel.prior(ks, sizes, seconds, self._space.rule)
+
+
+def _seconds(record: Record) -> float:
+    assert record.summary.seconds is not None
+    return record.summary.seconds
+
+
+def _told(record: Record, best: Record, baseline: Record, mode: Mode) -> tuple[float, float, bool]:
+    """Log samples to the target over the baseline's, its standard error, and whether they are at least so many.
+
+    Where a trial was stopped, its pace beside the best trial is taken to go on.
+    """
+    summary, bar = record.summary, baseline.summary.samples
+    if summary.seconds is not None:
+        return math.log(summary.samples / bar), 0.08, False
+    budget = baseline.summary.curve[-1].samples
+    if summary.verdict == "not finite" or not summary.curve:
+        return math.log(2 * budget / bar), 0.5, True
+    whole = summary.verdict == "not reached"
+    other = (baseline if whole else best).summary
+    ratio = pace(summary.curve, other.curve, mode)
+    trained = summary.curve[-1].samples
+    if ratio is None:
+        return math.log(trained / bar), 0.2, True
+    estimate = max(ratio * other.samples, budget * 1.05 if whole else trained)
+    sign = 1 if mode == "min" else -1
+    early = all(sign * mark.metric >= sign * other.curve[0].metric for mark in summary.curve)
+    share = min(1.0, trained / other.samples)
+    return math.log(estimate / bar), 0.1 + 0.4 * (1 - share), early

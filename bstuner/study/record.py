@@ -1,0 +1,204 @@
+"""What a study keeps of each trial, and a search rebuilt from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_args
+
+from optuna import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bstuner.core.trial import Mark, Mode, TrialRequest, TrialRun
+from bstuner.core.tune_result import Objective, Role, TrialSummary, Verdict
+
+__all__ = ["Record", "StudyView", "role_of", "summarize", "trained_seconds", "write_request", "write_summary"]
+
+GIB = 2**30
+# For dashboards, which know few words: what became of the training itself.
+_OUTCOMES = {"out of memory": "oom", "not finite": "not finite", "slower": "pruned", "behind": "pruned"}
+
+
+def role_of(trial: FrozenTrial | Trial) -> Role:
+    """Why a trial is run: as it was enqueued, else to search."""
+    role = trial.user_attrs.get("role", "search")
+    return role if role in get_args(Role) else "search"
+
+
+def write_request(trial: Trial, role: Role, request: TrialRequest) -> None:
+    """Keep what a trial is asked to run, before it runs: it may never come back."""
+    trial.set_user_attr("role", role)
+    trial.set_user_attr("effective_batch_size", request.global_batch_size)
+    trial.set_user_attr("lr", request.lr)
+
+
+def write_summary(trial: Trial, run: TrialRun, summary: TrialSummary, capacity_bytes: int | None = None) -> None:
+    """Keep how a trial went: numbers where a dashboard can plot them, and all that a result is rebuilt from."""
+    peak = None if run.peak_bytes is None else run.peak_bytes / GIB
+    capacity = None if capacity_bytes is None else capacity_bytes / GIB
+    attributes = {
+        "batch_size": summary.batch_size,
+        "accumulate_grad_batches": summary.accumulate_grad_batches,
+        "samples_per_second": summary.samples_per_second,
+        "steps": summary.steps,
+        "samples_seen": run.samples,
+        "samples_to_target": summary.samples if summary.seconds is not None else None,
+        "seconds_to_target": summary.seconds,
+        "seconds_trained": trained_seconds(run),
+        "metric": summary.metric,
+        "peak_memory_gib": peak,
+        "memory_headroom_gib": None if peak is None or capacity is None else capacity - peak,
+        "oom": int(run.ending == "out of memory"),
+        "outcome": _OUTCOMES.get(summary.verdict, "ok"),
+        "verdict": summary.verdict,
+        "reason": summary.reason,
+        "curve": [list(mark) for mark in summary.curve],
+    }
+    for name, value in attributes.items():
+        if value is not None:
+            trial.set_user_attr(name, value)
+    if peak is not None and capacity is not None:
+        trial.set_constraint("memory_gib", peak - capacity)
+
+
+def summarize(
+    number: int | None,
+    role: Role,
+    run: TrialRun,
+    verdict: Verdict,
+    *,
+    seconds: float | None = None,
+    samples: float | None = None,
+    reason: str = "",
+) -> TrialSummary:
+    """What people see of a trial, from how it ran and what it was judged to be.
+
+    Args:
+        number: Its number in the study.
+        role: Why it was run.
+        run: How it went.
+        verdict: What became of it.
+        seconds: Seconds of training to the target; None where it was not reached.
+        samples: Samples to the target; None where it was not reached.
+        reason: Why it ended early, in words; the run's own where empty.
+    """
+    return TrialSummary(
+        number=number,
+        role=role,
+        batch_size=run.layout.micro,
+        accumulate_grad_batches=run.layout.accumulate,
+        global_batch_size=run.request.global_batch_size,
+        lr=run.request.lr,
+        verdict=verdict,
+        metric=run.marks[-1].metric if run.marks else None,
+        samples=run.samples if samples is None else round(samples),
+        seconds=seconds,
+        samples_per_second=run.samples_per_second,
+        steps=run.steps,
+        peak_bytes=run.peak_bytes,
+        reason=reason or run.reason,
+        curve=run.marks,
+    )
+
+
+def trained_seconds(run: TrialRun) -> float:
+    """Seconds of training that a run took, at its steady throughput."""
+    if run.samples_per_second:
+        return run.samples / run.samples_per_second
+    return run.marks[-1].seconds if run.marks else 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial of the study that has ended with an answer.
+
+    Args:
+        summary: The trial as people see it.
+        value: What Optuna was told, a number per objective; empty for a pruned trial.
+        params: Its parameters.
+        seconds_trained: Seconds of training it took.
+    """
+
+    summary: TrialSummary
+    value: tuple[float, ...]
+    params: dict[str, Any]
+    seconds_trained: float
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Record:
+        """Rebuild it from the study."""
+        attrs = trial.user_attrs
+        peak = attrs.get("peak_memory_gib")
+        summary = TrialSummary(
+            number=trial.number,
+            role=role_of(trial),
+            batch_size=attrs["batch_size"],
+            accumulate_grad_batches=attrs["accumulate_grad_batches"],
+            global_batch_size=attrs["effective_batch_size"],
+            lr=attrs["lr"],
+            verdict=attrs["verdict"],
+            metric=attrs.get("metric"),
+            samples=attrs.get("samples_to_target", attrs["samples_seen"]),
+            seconds=attrs.get("seconds_to_target"),
+            samples_per_second=attrs.get("samples_per_second"),
+            steps=attrs["steps"],
+            peak_bytes=None if peak is None else round(peak * GIB),
+            reason=attrs["reason"],
+            curve=tuple(Mark(*mark) for mark in attrs["curve"]),
+        )
+        value = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
+        return cls(summary, value, dict(trial.params), attrs["seconds_trained"])
+
+
+class StudyView:
+    """A study as it is now, read once.
+
+    Args:
+        trials: All its trials.
+        objective: What is optimized.
+        mode: "min" where less of the monitored metric is better, "max" where more is.
+    """
+
+    def __init__(self, trials: Sequence[FrozenTrial], objective: Objective, mode: Mode) -> None:
+        self.trials = trials
+        self.objective = objective
+        self.mode: Mode = mode
+
+    @classmethod
+    def read(cls, study: Study, objective: Objective, mode: Mode) -> StudyView:
+        """Read a study. What failed (by an error, an interrupt or the end of its process) is left out of it."""
+        return cls(study.get_trials(deepcopy=False), objective, mode)
+
+    def in_state(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in one of these states, in order."""
+        return [trial for trial in self.trials if trial.state in states]
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Every trial that ended with an answer, in order, without those that confirm a winner.
+
+        A trial without a verdict was told by somebody else, for example added by hand; it says nothing here.
+        """
+        ended = self.in_state(TrialState.COMPLETE, TrialState.PRUNED)
+        return [Record.of(trial) for trial in ended if role_of(trial) != "confirm" and "verdict" in trial.user_attrs]
+
+    @cached_property
+    def baseline(self) -> Record | None:
+        """The trial of the user's own settings, once it has set the bar."""
+        return next((record for record in self.records if record.summary.role == "baseline"), None)
+
+    @cached_property
+    def best(self) -> Record | None:
+        """The best trial so far; the first of several that are as good. The baseline where two things count."""
+        if self.objective == "both":
+            return self.baseline
+        sign = -1 if self.objective == "metric" and self.mode == "max" else 1
+        return min((record for record in self.records if record.value), key=lambda r: sign * r.value[0], default=None)
+
+    @property
+    def target(self) -> float:
+        """The metric to reach: the baseline's at the end of its budget."""
+        assert self.baseline is not None
+        assert self.baseline.summary.metric is not None
+        return self.baseline.summary.metric

@@ -1,0 +1,78 @@
+"""When a search has done enough, and when its first trial does not let it begin."""
+
+from __future__ import annotations
+
+from bstuner.core.trial import TrialRun
+from bstuner.errors import BaselineFailed
+from bstuner.study.record import StudyView
+from bstuner.study.settings import TuneSettings
+
+__all__ = ["check_baseline", "stop_reason"]
+
+# A trial that is faster by less than this is as fast.
+_BETTER_BY = 0.02
+
+
+def stop_reason(view: StudyView, settings: TuneSettings, running: int, seconds: float) -> str | None:
+    """Tell in words why no further trial is to start; None where one is.
+
+    Args:
+        view: The study, with its baseline.
+        settings: How the search is to go.
+        running: How many trials other workers run just now.
+        seconds: How long this process has searched.
+    """
+    count = len(view.records) + running
+    if count >= settings.n_trials:
+        return f"all {settings.n_trials} trials were run" if settings.n_trials > 1 else "the one trial was run"
+    if settings.timeout is not None and seconds >= settings.timeout:
+        return f"the timeout of {settings.timeout:g} s was over"
+    if settings.patience is None or settings.objective == "both":
+        return None
+    idle, found = _idle_trials(view)
+    if idle < settings.patience:
+        return None
+    if not found:
+        return f"your settings were already the best found: {idle} others were not better"
+    return f"nothing better was found in the last {idle} trials"
+
+
+def _idle_trials(view: StudyView) -> tuple[int, bool]:
+    """How many trials have ended since one was better, and whether any was."""
+    sign = -1 if view.objective == "metric" and view.mode == "max" else 1
+    assert view.baseline is not None
+    best, idle, found = sign * view.baseline.value[0], 0, False
+    for record in view.records:
+        value = sign * record.value[0] if record.value else None
+        slack = _BETTER_BY * abs(best) if view.objective == "time" else 0.0
+        if value is not None and value < best - slack:
+            best, idle, found = value, 0, True
+        elif record is not view.baseline:
+            idle += 1
+    return idle, found
+
+
+def check_baseline(run: TrialRun, monitor: str) -> None:
+    """Refuse a baseline that sets no bar.
+
+    Raises:
+        BaselineFailed: It ran out of memory, diverged, stopped early, or gave no metric or no throughput.
+    """
+    asked = f"batch size {run.request.global_batch_size}, learning rate {run.request.lr:g}"
+    if run.ending == "out of memory":
+        found, todo = "it ran out of memory", "start from a smaller batch size"
+    elif run.ending == "not finite":
+        found, todo = f"{monitor} was not finite", "start from a lower learning rate"
+    elif run.ending == "stopped":
+        found, todo = "it was stopped", "let it train for its whole budget"
+    elif not run.marks:
+        found, todo = f"{monitor} was never logged", "log it in validation_step"
+    elif not run.samples_per_second:
+        found, todo = "it was too short to tell its throughput", "give trials a larger budget"
+    else:
+        return
+    reason = f" ({run.reason})" if run.reason else ""
+    raise BaselineFailed(
+        f"Expected your own settings to train for a whole trial, as every other trial is compared with them; "
+        f"found that with {asked} {found}{reason}; {todo}."
+    )

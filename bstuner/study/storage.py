@@ -1,0 +1,210 @@
+"""Where a study is kept: opened so that several workers can share it, and named without its password."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from optuna import Study
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from bstuner.errors import InvalidSetting, StorageUnusable
+
+__all__ = ["DEFAULT_FILE", "Storage", "open_storage", "storage_in_words", "storage_trouble"]
+
+Storage: TypeAlias = str | os.PathLike[str] | BaseStorage | None
+
+DEFAULT_FILE = "bstuner-study.log"
+
+# Of what may follow the question mark of a URL, the names that are shown: none of them can hold a secret.
+_SHOWN = frozenset({"host", "port", "unix_socket", "sslmode", "charset"})
+# Workers that start at once stumble over each other's new tables; one of them gets further each time.
+_TRIES = 10
+# What another worker does to an SQLite file takes milliseconds; the rest is for a slow disk.
+_SQLITE_PATIENCE = 60.0
+
+
+def open_storage(storage: Storage) -> BaseStorage:
+    """Open the storage of a study, and make what it needs where it is new.
+
+    Args:
+        storage: A path that ends in `.log`, for a journal file; an Optuna URL, for a database; an Optuna storage, which
+            is returned as it is; None for the journal file `bstuner-study.log` in the current folder.
+
+    Raises:
+        InvalidSetting: It is none of these.
+        StorageUnusable: The database cannot be reached, or the file cannot be used, or it is one of another kind.
+    """
+    if isinstance(storage, BaseStorage):
+        return storage
+    place = _place(storage)
+    with storage_trouble(place):
+        return _open_database(place) if isinstance(place, URL) else _open_journal(place)
+
+
+def storage_in_words(storage: Storage | Study) -> str:
+    """Name a storage for people and files, without its password.
+
+    >>> storage_in_words("postgresql://me:secret@example.org/studies?sslpassword=secret&sslmode=require")
+    'postgresql://me@example.org/studies?sslmode=require'
+
+    Args:
+        storage: As for `open_storage`, or a study that is kept there.
+
+    Raises:
+        InvalidSetting: As for `open_storage`.
+    """
+    if isinstance(storage, Study):
+        storage = storage._storage
+    if not isinstance(storage, BaseStorage):
+        return _shown(_place(storage))
+    if isinstance(storage, InMemoryStorage):
+        return "the memory of this process"
+    inner = getattr(storage, "_backend", storage)  # a journal's file, or the database behind Optuna's cache
+    if url := getattr(inner, "url", None):
+        return _shown(make_url(url))
+    return getattr(inner, "_file_path", None) or type(inner).__name__
+
+
+@contextmanager
+def storage_trouble(place: URL | Path | str) -> Iterator[None]:
+    """Say what to do where a storage cannot be used."""
+    name = place if isinstance(place, str) else _shown(place)
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnusable(
+            f"storage: expected a file that can be written, found {name}: {error.strerror or error}. "
+            "Make its folder or allow writing there, or name another file."
+        ) from error
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StorageUnusable(
+            f"storage: expected a database that can be reached and written, found {name}: {_first_line(error)}. "
+            "Start the server, correct the address, the user or the password, or name another storage."
+        ) from error
+
+
+def _place(storage: str | os.PathLike[str] | None) -> URL | Path:
+    """The URL of a database or the whole path of a journal file."""
+    text = os.fspath(DEFAULT_FILE if storage is None else storage)
+    try:
+        if "://" in text:
+            return make_url(text)
+        if text.endswith(".log"):
+            return Path(text).expanduser().absolute()  # whole, because training may change the current folder
+    except (ArgumentError, ValueError):
+        pass
+    hidden = f"...@{text.rpartition('@')[2]}" if "@" in text else text  # what stands before may be a password
+    raise InvalidSetting(
+        "storage: expected a file name that ends in .log, or a URL such as sqlite:///study.db or "
+        f"postgresql://user:password@host/database, found {hidden.partition('?')[0]!r}; write it like one of these."
+    ) from None
+
+
+def _shown(place: URL | Path) -> str:
+    if isinstance(place, Path):
+        return str(place)
+    harmless = {name: value for name, value in place.query.items() if name in _SHOWN}
+    return URL.create(
+        place.drivername, place.username, None, place.host, place.port, place.database, harmless
+    ).render_as_string()
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    """Open a journal file, unless the file holds something else: the first entry would spoil it."""
+    if path.exists():
+        with path.open("rb") as file:
+            line = file.readline(2**20)
+        if line and not _is_entry(line):
+            raise StorageUnusable(
+                f"storage: expected the journal of a study or a new file, found a file of another kind at {path}. "
+                "It was left as it is. Name another file."
+            )
+    # Windows makes symbolic links, Optuna's usual lock, for administrators only.
+    lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock))
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise StorageUnusable(
+            f"storage: expected the journal of a study, found a line that cannot be read in {path}: {error}. "
+            "It was left as it is. Repair it or name another file."
+        ) from error
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and "op_code" in entry
+
+
+def _open_database(url: URL) -> BaseStorage:
+    """Open a database, and make Optuna's tables where there are none."""
+    if url.drivername == "postgresql":  # SQLAlchemy then takes psycopg2 up to 2.0 and psycopg from 2.1, here or not
+        driver = next(filter(find_spec, ("psycopg2", "psycopg")), None)
+        url = url.set(drivername=f"postgresql+{driver}") if driver else url
+    options: dict[str, Any] = {"pool_pre_ping": True}  # a connection that was dropped during a long trial is replaced
+    if url.get_backend_name() == "sqlite":
+        options = {"connect_args": {"timeout": _SQLITE_PATIENCE}}
+    _try_to_reach(url, options)
+    for left in reversed(range(_TRIES)):
+        try:
+            storage = RDBStorage(url.render_as_string(hide_password=False), dict(options))
+            break
+        except (SQLAlchemyError, StorageInternalError):
+            if not left:
+                raise
+            time.sleep(random.uniform(0.05, 0.3))
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        _lock_from_the_start(storage.engine)
+    return storage
+
+
+def _try_to_reach(url: URL, options: dict[str, Any]) -> None:
+    """Connect once, so that a server which is not there is not tried again and again."""
+    try:
+        engine = create_engine(url, **options)
+    except NoSuchModuleError as error:
+        raise InvalidSetting(
+            f"storage: expected a kind of database that SQLAlchemy knows, such as sqlite, postgresql or mysql, found "
+            f"{url.drivername!r}; correct it."
+        ) from error
+    except ImportError as error:
+        extra = "pip install 'bstuner[postgresql]'" if url.get_backend_name() == "postgresql" else "install its driver"
+        raise StorageUnusable(
+            f"storage: expected a Python package that speaks to {url.get_backend_name()}, found none: {error}. "
+            f"To have it: {extra}."
+        ) from error
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+def _lock_from_the_start(engine: Engine) -> None:
+    """Lock an SQLite file when a transaction begins, not when it first writes.
+
+    Otherwise two workers can both read that a trial waits, and both take it.
+    """
+    event.listen(engine, "connect", lambda connection, record: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # connections made before know nothing of this
+
+
+def _first_line(error: BaseException) -> str:
+    """What the database said."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    words = str(cause.orig) if isinstance(cause, DBAPIError) else str(cause)
+    return words.strip().partition("\n")[0].rstrip(".")

@@ -1,0 +1,93 @@
+"""Settings that the user counts in steps or batches, converted so that they mean the same number of samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning.pytorch import Trainer
+
+from bstuner.core.layout import BatchLayout
+from bstuner.training._lightning import checkpoint_steps, set_checkpoint_steps, set_step_limits
+
+__all__ = ["StepSettings"]
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """The Trainer's settings that count in steps or batches, as the user wrote them.
+
+    Args:
+        layout: the batch for which the user wrote them.
+        max_steps: -1 for none.
+        min_steps: None for none.
+        val_check_interval: an int counts batches, a float is a share of an epoch.
+        limit_train_batches: likewise.
+        checkpoints: the `every_n_train_steps` of the callbacks that save.
+
+    """
+
+    layout: BatchLayout
+    max_steps: int
+    min_steps: int | None
+    val_check_interval: int | float
+    limit_train_batches: int | float | None
+    checkpoints: tuple[int, ...]
+
+    @classmethod
+    def of(cls, trainer: Trainer, layout: BatchLayout) -> StepSettings:
+        """Read them.
+
+        Args:
+            trainer: a Trainer inside `fit`.
+            layout: the user's own batch.
+
+        """
+        return cls(
+            layout,
+            trainer.max_steps,
+            trainer.min_steps,
+            trainer.val_check_interval,
+            trainer.limit_train_batches,
+            tuple(checkpoint_steps(trainer)),
+        )
+
+    def apply(self, trainer: Trainer, layout: BatchLayout) -> tuple[str, ...]:
+        """Write them as another batch needs them, and tell those that changed.
+
+        Args:
+            trainer: the same Trainer.
+            layout: the batch to train with.
+
+        """
+        told: list[str] = []
+
+        def steps(name: str, count: int) -> int:
+            return _converted(told, name, count, self.layout.global_batch_size, layout.global_batch_size)
+
+        def batches(name: str, count: int | float) -> int | float:
+            if not isinstance(count, int):
+                return count
+            before, after = (each.micro * each.world for each in (self.layout, layout))
+            return _converted(told, name, count, before, after)
+
+        set_step_limits(
+            trainer.fit_loop,
+            steps("max_steps", self.max_steps),
+            None if self.min_steps is None else steps("min_steps", self.min_steps),
+        )
+        trainer.val_check_interval = batches("val_check_interval", self.val_check_interval)
+        if self.limit_train_batches is not None:
+            trainer.limit_train_batches = batches("limit_train_batches", self.limit_train_batches)
+        set_checkpoint_steps(
+            trainer, [steps("ModelCheckpoint(every_n_train_steps)", every) for every in self.checkpoints]
+        )
+        return tuple(told)
+
+
+def _converted(told: list[str], name: str, count: int, before: int, after: int) -> int:
+    if count <= 0 or before == after:
+        return count
+    converted = max(1, round(count * before / after))
+    if converted != count:
+        told.append(f"{name}: {count:,} -> {converted:,}")
+    return converted

@@ -1,0 +1,298 @@
+"""Open a fit for trials: what its data, its memory and its schedule allow of them, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning.pytorch import Trainer
+
+from bstuner.core.budget import TrialBudget, budget_in_samples, sample_marks
+from bstuner.core.epoch import EpochData
+from bstuner.core.layout import BatchLayout, possible_micro_batches
+from bstuner.core.result import FindResult
+from bstuner.core.scaling import Rule
+from bstuner.device.memory import memory_of, name_on_host
+from bstuner.device.peers import Peers
+from bstuner.errors import MonitorMissing, SettingRefused
+from bstuner.training._lightning import forget_loaders, request_loaders
+from bstuner.training.batching import Batching
+from bstuner.training.combination import combined
+from bstuner.training.constraints import epoch_data, last_batch_trouble, limit_of
+from bstuner.training.garbage import short_collections
+from bstuner.training.horizon import Horizon, horizon_of
+from bstuner.training.learning_rate import LearningRate
+from bstuner.training.placement import Placement, plans_accumulation
+from bstuner.training.session import passed_loaders
+from bstuner.training.settings_in_place import SettingsInPlace
+from bstuner.training.state import FrozenFit, FrozenStart
+from bstuner.training.step_constants import StepConstants
+from bstuner.training.step_settings import StepSettings
+from bstuner.training.strategy import replicas, unwrap, wrap
+from bstuner.training.together import run_on_all
+from bstuner.training.trial import FitRunner, TrialPlan
+
+__all__ = ["TrialSettings", "Trials", "locate_settings", "open_trials"]
+
+# The fewest optimizer steps of a trial from which its learning can be told at all.
+FEWEST_STEPS = 8
+# The smallest global batch to try: below it, hardly any device is faster for having less to do.
+FEWEST_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """What a user may choose about trials; the meaning of each is documented at `BatchSizeTuner`."""
+
+    monitor: str
+    trial_budget: TrialBudget | None = None
+    lr_arg_name: str | None = None
+    scaling_rule: Rule | Literal["auto"] = "auto"
+    scale_adam: bool = False
+    warmup: int | Literal["auto"] | None = "auto"
+    memory_limit: int | None = None
+    clock: Callable[[], float] = time.perf_counter
+
+
+@dataclass(frozen=True)
+class Trials:
+    """A fit that is open for trials.
+
+    Args:
+        runner: runs them.
+        peers: the processes of the run.
+        in_place: where batch and learning rate live.
+        layout: the user's own batch.
+        horizon: the length of the fit.
+        rule: how the learning rate follows the batch.
+        smallest: the smallest global batch that a trial may have.
+        largest: the largest one.
+        warmup: the user's choice of a warm-up.
+        warms_up: whether the user's own schedule starts below its learning rate.
+        remarks: what the user should know.
+
+    """
+
+    runner: FitRunner
+    peers: Peers
+    in_place: SettingsInPlace
+    layout: BatchLayout
+    horizon: Horizon
+    rule: Rule
+    smallest: int
+    largest: int
+    warmup: int | Literal["auto"] | None
+    warms_up: bool
+    remarks: tuple[str, ...]
+
+    @property
+    def reference_lr(self) -> float:
+        """The learning rate that the user's own code asks for."""
+        return float(self.in_place.learning_rate.reference)
+
+
+def _settings_in_place(
+    trainer: Trainer, batching: Batching, settings: TrialSettings, restore: Callable[[], None]
+) -> SettingsInPlace:
+    """Find where batch and learning rate of a fit live; user code runs.
+
+    Args:
+        trainer: a Trainer inside `fit`, at `on_fit_start`.
+        batching: where the micro-batch size lives.
+        settings: the user's choices.
+        restore: puts the run back as it was before it had optimizers; called once more at the end.
+
+    Raises:
+        SettingRefused: the fit has no one batch size to start from.
+
+    """
+    if plans_accumulation(trainer):
+        raise SettingRefused(
+            "Expected one accumulation for the whole fit, found GradientAccumulationScheduler, which changes the batch "
+            "size by epoch. Take it out of the callbacks, or tune without it first."
+        )
+    if batching.reference is None:
+        raise SettingRefused(
+            f"Expected a batch size to start from, found none in {batching.holder}. Give it one: the run with that "
+            "batch size and your learning rate is what the others are measured by."
+        )
+    layout = BatchLayout(batching.reference, trainer.accumulate_grad_batches, replicas(trainer))
+    loaders = combined(request_loaders(trainer, "train"), "train")
+    data = epoch_data(trainer, "train", loaders, batching.shares(trainer, "train"))
+    constants = StepConstants.of(trainer.lr_scheduler_configs)
+    learning_rate = LearningRate.locate(trainer, restore, settings.lr_arg_name)
+    return SettingsInPlace(
+        batching, layout, data, learning_rate, StepSettings.of(trainer, layout), constants, settings.scale_adam
+    )
+
+
+def locate_settings(
+    trainer: Trainer, batching: Batching, settings: TrialSettings, start: FrozenStart
+) -> SettingsInPlace:
+    """Find where batch and learning rate of a fit live, and leave the fit as it is.
+
+    Args:
+        trainer: a Trainer inside `fit`, at `on_fit_start`.
+        batching: where the micro-batch size lives.
+        settings: the user's choices.
+        start: the run as it was before it had optimizers.
+
+    """
+    frozen = FrozenFit(trainer, passed_loaders(trainer, "fit"))
+    try:
+        return _settings_in_place(trainer, batching, settings, lambda: _wind_back(trainer, frozen, start))
+    finally:
+        frozen.restore()
+
+
+def _wind_back(trainer: Trainer, frozen: FrozenFit, start: FrozenStart) -> None:
+    frozen.restore()
+    start.restore()
+    forget_loaders(trainer)
+
+
+@contextlib.contextmanager
+def open_trials(
+    trainer: Trainer, start: FrozenStart, found: FindResult, placement: Placement, settings: TrialSettings
+) -> Iterator[Trials]:
+    """Open a fit for trials; afterwards it is as it was.
+
+    Args:
+        trainer: a Trainer inside `fit`, at `on_fit_start`.
+        start: the run as it was before it had optimizers.
+        found: the largest batch that fits.
+        placement: where it lives.
+        settings: the user's choices.
+
+    """
+    if not trainer.enable_validation:
+        raise MonitorMissing(
+            f"Expected a fit that validates, to read monitor={settings.monitor!r} there, found none: no validation "
+            "loader, no validation_step(), or limit_val_batches=0."
+        )
+    peers = Peers.here(trainer.strategy.root_device)
+    unwrap(trainer)
+    frozen = FrozenFit(trainer, passed_loaders(trainer, "fit"))
+    warms_up = _warms_up(trainer)
+    device = trainer.strategy.root_device
+    memory = memory_of(device, settings.memory_limit, frozen.tensors, sharers=peers.sharers(name_on_host(device)))
+    with short_collections(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the training that follows says it all again, once
+        try:
+            opened: list[tuple[SettingsInPlace, int | None]] = []
+
+            def look() -> None:
+                validation = _validation_samples(trainer, placement.batching)
+                wind_back = functools.partial(_wind_back, trainer, frozen, start)
+                opened.append((_settings_in_place(trainer, placement.batching, settings, wind_back), validation))
+
+            run_on_all(peers, look, put_back=frozen.restore)
+            in_place, validation = opened[0]
+            data, layout = EpochData.least(peers.gather(in_place.data)), in_place.layout
+            layouts = _Layouts(trainer, layout, found, data)
+            horizon = horizon_of(trainer, layout, data)
+            budget = budget_in_samples(
+                settings.trial_budget,
+                fit_samples=horizon.fit,
+                epoch_samples=horizon.epoch,
+                batch_size=layout.global_batch_size,
+            )
+            marks = sample_marks(budget, layout.global_batch_size, validation)
+            plan = TrialPlan(
+                settings.monitor, marks, budget / horizon.fit if horizon.fit else None, data, layouts.layout
+            )
+            runner = FitRunner(trainer, plan, in_place, frozen, start, memory, peers, settings.clock)
+            rule, remark = _rule(in_place.learning_rate, settings)
+            yield Trials(
+                runner,
+                peers,
+                in_place,
+                layout,
+                horizon,
+                rule,
+                layouts.smallest,
+                max(layout.global_batch_size, min(layouts.largest, budget // FEWEST_STEPS)),
+                settings.warmup,
+                warms_up,
+                (*in_place.learning_rate.warnings, *([remark] if remark else [])),
+            )
+        finally:
+            frozen.restore()
+            memory.release()
+    # Only now, since it needs all processes: after an error there may be fewer, and the run ends anyway.
+    wrap(trainer)
+    peers.close()
+
+
+def _validation_samples(trainer: Trainer, batching: Batching) -> int | None:
+    """How many samples one validation has, over all processes; None where unknown."""
+    loaders = combined(request_loaders(trainer, "val"), "val")
+    validation = epoch_data(trainer, "val", loaders, batching.shares(trainer, "val"))
+    samples = sum(loader.samples or 0 for loader in validation.loaders) * replicas(trainer)
+    limit = trainer.limit_val_batches
+    if isinstance(limit, float):
+        return math.ceil(samples * limit) or None
+    most = limit * sum(loader.size(batching.reference or 1) for loader in validation.loaders)
+    return (min(samples, most) if samples else most) or None
+
+
+def _warms_up(trainer: Trainer) -> bool:
+    """Whether the schedulers have put a learning rate below the one it is a part of."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return any(group.get("max_lr", group.get("initial_lr", group["lr"])) > 1.001 * group["lr"] for group in groups)
+
+
+def _rule(learning_rate: LearningRate, settings: TrialSettings) -> tuple[Rule, str]:
+    if settings.scaling_rule != "auto":
+        return settings.scaling_rule, ""
+    found = learning_rate.rule
+    unknown = (
+        "The optimizer is of a class that is not known to follow a scaling rule: the square root is used, which raises "
+        "the learning rate less than the linear one. Choose with scaling_rule=..."
+    )
+    return found.rule, "" if found.known else unknown
+
+
+class _Layouts:
+    """Which global batches a trial can have, and how each is laid out."""
+
+    def __init__(self, trainer: Trainer, own: BatchLayout, found: FindResult, data: EpochData) -> None:
+        self._own = own
+        self._fits = found.batch_size
+        self._manual = not trainer.lightning_module.automatic_optimization
+        self._trouble = last_batch_trouble(trainer, "fit", data)
+        self._pair = data.smallest_pair
+        self._limit = limit_of(trainer, "fit")
+
+    @property
+    def largest(self) -> int:
+        """Beyond what fits, accumulation would add nothing but waiting."""
+        return self._fits * self._own.world
+
+    @property
+    def smallest(self) -> int:
+        """The user's own, halved while the processes can share it, down to a few samples; BatchNorm may refuse one."""
+        share = self._own.global_batch_size // self._own.world
+        least = max(self._pair, FEWEST_SAMPLES // self._own.world)
+        while share % 2 == 0 and share // 2 >= least:
+            share //= 2
+        return share * self._own.world
+
+    def layout(self, global_batch_size: int) -> BatchLayout:
+        """The user's own layout for the user's own batch, else that with the largest micro-batch that fits."""
+        own = self._own
+        if global_batch_size == own.global_batch_size:
+            return own
+        share = global_batch_size // own.world
+        if self._manual:  # the user's code steps its optimizers itself, and accumulates or not
+            return BatchLayout(share, own.accumulate, own.world)
+        sizes = [micro for micro in possible_micro_batches(global_batch_size, own.world) if micro <= self._fits]
+        safe = [micro for micro in sizes if self._trouble is None or not self._trouble.at(micro)]
+        micro = max(safe or sizes)
+        return BatchLayout(micro, share // micro, own.world)
