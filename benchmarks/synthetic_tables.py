@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 
 OPTIMIZERS = {"sgd": "linear", "momentum": "linear", "sign": "sqrt", "normalized": "sqrt"}
-SCHEDULES = ("cosine", "constant", "linear")
+SCHEDULES = {"cosine": 0.5, "linear": 0.3, "constant": 0.2}
 MARKS = 24
-DIMENSIONS = 100
+DIMENSIONS = 200
 
 
 def draw_table(rng: np.random.Generator) -> list[dict[str, Any]]:
     optimizer = str(rng.choice(list(OPTIMIZERS)))
-    schedule = str(rng.choice(SCHEDULES))
+    schedule = str(rng.choice(list(SCHEDULES), p=list(SCHEDULES.values())))
     i = np.arange(1, DIMENSIONS + 1)
-    curvature = i ** -rng.uniform(0.6, 1.4)
-    start = i ** -rng.uniform(0.0, 0.6)
-    noise = curvature * 2 ** rng.uniform(-3, 5)
+    curvature = i ** -rng.uniform(0.8, 1.8)
+    start = i ** -rng.uniform(-0.3, 0.4)
+    noise = curvature * 2 ** rng.uniform(-4, 3)
     smallest = 2 ** int(rng.integers(3, 6))
     batch_sizes = [smallest * 2**k for k in range(int(rng.integers(6, 9)))]
     budget = batch_sizes[-1] * int(2 ** rng.integers(5, 7))
@@ -44,7 +44,7 @@ def draw_table(rng: np.random.Generator) -> list[dict[str, Any]]:
     final = curves(optimizer, schedule, curvature, start, noise, middle, trials, budget)[:, -1]
     best = trials[int(np.nanargmin(np.where(np.isfinite(final), final, np.inf)))]
     below = int(rng.integers(3, 8))
-    edge = rng.choice([math.inf, 2 ** rng.uniform(0.6, 3)])  # a learning rate so many times the best one diverges
+    edge = rng.choice([math.inf, 2 ** rng.uniform(1, 3.5)])  # a learning rate so many times the best one diverges
     lrs = best * 2.0 ** np.arange(-below, 10 - below)
     rows = []
     for batch_size in batch_sizes:

@@ -28,7 +28,8 @@ class Table:
     """Recorded trainings over batch size and learning rate.
 
     Between learning rates, and between batch sizes where one in between is asked for, curves are interpolated in the
-    logarithm. Outside of what was measured the nearest learning rate counts; more than twice the highest one diverges.
+    logarithm. Above what was measured the highest learning rate counts, but more than twice that diverges. Below, the
+    lowest one counts, slowed down in proportion.
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -66,8 +67,12 @@ class Table:
         above = bisect_right(lrs, lr)
         if lr > 2 * lrs[-1]:
             return Curve(np.empty(0), cells[lrs[-1]].step_seconds)
-        if above in (0, len(lrs)):
-            return cells[lrs[0 if above == 0 else -1]]
+        if above == len(lrs):
+            return cells[lrs[-1]]
+        if above == 0:
+            slow = cells[lrs[0]]
+            marks = np.array(self.marks[: len(slow.metrics)], float)
+            return Curve(np.interp(marks * lr / lrs[0], marks, slow.metrics), slow.step_seconds)
         low, high = lrs[above - 1], lrs[above]
         return _blend(cells[low], cells[high], math.log(lr / low) / math.log(high / low))
 

@@ -26,6 +26,8 @@ from bstuner.training.spawned import in_processes
 __all__ = ["find", "tune"]
 
 Method = Literal["fit", "validate", "test", "predict"]
+_Found = tuple[FindResult | None, Placement | None]
+_Tuned = tuple[TuneResult | None, TunedPlacement | None]
 
 # Callbacks that save, whose set-up alone leaves files behind, and those that search themselves.
 _LEFT_OUT = (Checkpoint, SaveConfigCallback, LightningsFinder, LearningRateFinder, OwnCallback)
@@ -82,7 +84,8 @@ def find(
         if method == "fit"
         else {"dataloaders": dataloaders}
     )
-    result, placement = _search(trainer, model, {**data, "datamodule": datamodule}, method, _Find(**settings))
+    found: _Found = _search(trainer, model, {**data, "datamodule": datamodule}, method, _Find(**settings))
+    result, placement = found
     if result is None or placement is None:
         raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
     placement.apply(trainer)
@@ -121,11 +124,12 @@ def tune(
 
     """
     data = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders, "datamodule": datamodule}
-    result, placement = _search(trainer, model, data, "fit", _Tune(**settings))
+    tuned: _Tuned = _search(trainer, model, data, "fit", _Tune(**settings))
+    result, placement = tuned
     if result is None or placement is None:
         raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
-    changed = placement.apply(trainer)
-    return result.with_settings(changed, ())
+    placement.apply(trainer)
+    return result
 
 
 def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:
@@ -163,7 +167,7 @@ class _Find(BatchSizeFinder):
         super().__init__(**settings)
         self.search_only = True
 
-    def answer(self) -> tuple[FindResult | None, Placement | None]:
+    def answer(self) -> _Found:
         """What was found, and where it belongs."""
         return self.result, self._placement
 
@@ -175,7 +179,7 @@ class _Tune(BatchSizeTuner):
         super().__init__(**settings)
         self.search_only = True
 
-    def answer(self) -> tuple[TuneResult | None, TunedPlacement | None]:
+    def answer(self) -> _Tuned:
         """What was found, and where it belongs."""
         return self.result, self.placement
 

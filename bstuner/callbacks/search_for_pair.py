@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import optuna
 from lightning.pytorch import Callback, Trainer
 from optuna import Study
 from optuna.pruners import BasePruner
@@ -107,16 +110,17 @@ class SearchForPair:
         return peers.share(result)[0]
 
     def _search(self, display: TuningDisplay) -> TuneResult:
-        study = open_study(
-            self._storage,
-            self._name,
-            self._facts(),
-            study=self._choices.study,
-            sampler=self._choices.sampler,
-            pruner=self._choices.pruner,
-        )
+        with _without_optunas_own_words():
+            study = open_study(
+                self._storage,
+                self._name,
+                self._facts(),
+                study=self._choices.study,
+                sampler=self._choices.sampler,
+                pruner=self._choices.pruner,
+            )
         own = self._choices.study
-        with Worker(study) as worker, display:
+        with Worker(study) as worker, display, _without_optunas_own_words():
             display.expect(budget=self._trials.runner.budget, n_trials=self._settings.n_trials)
             try:
                 result = tune(
@@ -134,9 +138,7 @@ class SearchForPair:
             except KeyboardInterrupt:
                 display.show_interrupted(None, self._how_to_go_on(study.study_name))
                 raise
-            result = self._complete(result, study)
-        display.show(result)
-        return result
+            return self._complete(result, study)
 
     def _complete(self, result: TuneResult, study: Study) -> TuneResult:
         best = result.best
@@ -198,11 +200,21 @@ class SearchForPair:
 
     def _warmup(self, lr: float, samples: int) -> WarmupChoice | None:
         wanted, reference = self._trials.warmup, self._trials.reference_lr
-        if wanted is None or lr <= reference or (wanted == "auto" and self._trials.warms_up):
-            return None
         if wanted == "auto":
-            return (
-                WarmupChoice(max(1, round(WARMUP_SHARE * samples)), reference / lr) if lr > RAISED * reference else None
-            )
-        share = samples / (self._trials.horizon.fit or samples)
-        return max(1, round(wanted * share)), reference / lr
+            needed = lr > RAISED * reference and not self._trials.warms_up
+            share = WARMUP_SHARE
+        else:
+            needed = wanted is not None and lr > reference
+            share = (wanted or 0) / (self._trials.horizon.fit or samples)
+        return (max(1, round(share * samples)), reference / lr) if needed else None
+
+
+@contextlib.contextmanager
+def _without_optunas_own_words() -> Iterator[None]:
+    """Keep Optuna's log to warnings: what it tells of each trial, the display tells too."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from optuna import Study
 from optuna.pruners import BasePruner
@@ -13,6 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
 from bstuner.callbacks.beginning import Beginning
+from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.callbacks.mailbox import Mailbox
 from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices
 from bstuner.callbacks.warmup import LearningRateWarmup
@@ -164,6 +167,7 @@ class BatchSizeTuner(OwnCallback):
         """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
         self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
         if stage == "fit":
+            self._refuse_other_searches(trainer)
             self._beginning.await_it(trainer, stage, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,21 +179,23 @@ class BatchSizeTuner(OwnCallback):
             rank_zero_warn("BatchSizeTuner does not search under fast_dev_run: batch size and learning rate stay.")
             return
         if self._resumed:
-            self._saved = self._resumed
-            in_place = self._take_up(trainer, start)
+            self._saved, self._result = self._resumed, None
+            self._put_in_place(trainer, start, self._take_up(trainer, start))
         else:
-            in_place = self._search(trainer, start)
-        layout = BatchLayout(
-            self._saved["batch_size"], self._saved["accumulate_grad_batches"] or 1, in_place.layout.world
-        )
-        self.placement = in_place.placement(layout, self._saved["lr"])
-        start.restore()
+            self._search(trainer, start)
         if self.search_only:
             end_run_early(trainer)
-            return
-        self._train_with(trainer, in_place, layout)
 
-    def _search(self, trainer: Trainer, start: FrozenStart) -> SettingsInPlace:
+    def _refuse_other_searches(self, trainer: Trainer) -> None:
+        for other in trainer.callbacks:
+            if other is not self and isinstance(other, _SEARCHES):
+                raise SettingRefused(
+                    f"Expected BatchSizeTuner to choose batch size and learning rate alone, found {type(other).__name__} "
+                    "beside it. Take one of them out of the callbacks: the tuner finds the largest batch that fits "
+                    "itself."
+                )
+
+    def _search(self, trainer: Trainer, start: FrozenStart) -> None:
         if trainer.ckpt_path is not None:
             raise SettingRefused(
                 f"Expected a fit from its beginning, or a checkpoint of one that was tuned, found {trainer.ckpt_path}: "
@@ -202,11 +208,11 @@ class BatchSizeTuner(OwnCallback):
             # Silent itself about what it found: the findings at the end hold it.
             with open_trials(trainer, start, found, placement, self.trial_settings) as trials:
                 search = SearchForPair(trainer, trials, found, self.tune_settings, self.choices)
-                result = search.run(TuningDisplay(enabled=shows, **search.shown))
+                tuning = TuningDisplay(enabled=shows, **search.shown)
+                result = search.run(tuning)
         except KeyboardInterrupt:
             # Not passed on as it is: Lightning would exit with 1 and hide that the user asked for it.
             raise SystemExit(EXIT_INTERRUPTED) from None
-        self._result = result
         self._saved = {
             **to_save(found, placement, self.find_settings, trainer.current_epoch),
             "batch_size": result.best.batch_size,
@@ -214,30 +220,49 @@ class BatchSizeTuner(OwnCallback):
             "lr": result.best.lr,
             "warmup": search.warmup_of_the_fit(result.best.lr),
         }
-        if trainer.is_global_zero and spawns_processes(trainer):
-            self._mailbox.post(result)
-        return trials.in_place
+        self._put_in_place(trainer, start, trials.in_place)
+        self._result = self._with_settings(result, trials.in_place)
+        if trainer.is_global_zero:
+            tuning.show(self._result)
+            if spawns_processes(trainer):
+                self._mailbox.post(self._result)
 
     def _take_up(self, trainer: Trainer, start: FrozenStart) -> SettingsInPlace:
         with SearchDisplay(enabled=shows_progress(trainer)) as display:
             placement = take_up(trainer, self.find_settings, display, self._saved, fresh=True)
         return locate_settings(trainer, placement.batching, self.trial_settings, start)
 
-    def _train_with(self, trainer: Trainer, in_place: SettingsInPlace, layout: BatchLayout) -> None:
+    def _put_in_place(self, trainer: Trainer, start: FrozenStart, in_place: SettingsInPlace) -> None:
         """Put the answer in place, as the user's own code would have it from the start."""
+        layout = BatchLayout(
+            self._saved["batch_size"], self._saved["accumulate_grad_batches"] or 1, in_place.layout.world
+        )
+        self.placement = in_place.placement(layout, self._saved["lr"])
+        start.restore()
         in_place.prepare(trainer, layout)
         forget_loaders(trainer)
         in_place.build(trainer, layout, self._saved["lr"])
-        if self._saved["warmup"] is not None:
+        if self._saved["warmup"] is not None and not self.search_only:
             self._warmup = LearningRateWarmup(*self._saved["warmup"])
             self._warmup.setup(trainer, trainer.lightning_module, "fit")
             self._warmup.load_state_dict(self._resumed.get("warmup_state", {}))
             trainer.callbacks = [*trainer.callbacks, self._warmup]
-        if self._result is not None:
-            self._result = self._result.with_settings(in_place.changed, in_place.warnings)
         if layout.accumulate != in_place.layout.accumulate:
             for remark in accumulation_remarks(trainer.lightning_module, layout):
                 rank_zero_warn(remark)
+
+    def _with_settings(self, result: TuneResult, in_place: SettingsInPlace) -> TuneResult:
+        """The result, with what the run by hand has to set too."""
+        in_code = list(in_place.converted)
+        if self._saved["warmup"] is not None:
+            samples, start_factor = self._saved["warmup"]
+            in_code.append(f"LearningRateWarmup(samples={samples}, start_factor={start_factor!r}) in the callbacks")
+        if not self.search_only:
+            return result.with_settings((*in_place.changed, *in_code), in_place.warnings)
+        if in_place.learning_rate.attribute is None and result.lr != result.reference_lr:
+            in_code.insert(0, f"{result.lr_holder}: {result.reference_lr!r} -> {result.lr!r}")
+        left = f"Not in place, because only your code can say so: {'; '.join(in_code)}."
+        return result.with_settings(in_place.changed, (*in_place.warnings, *([left] if in_code else [])))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind in the Trainer."""
@@ -259,6 +284,10 @@ class BatchSizeTuner(OwnCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The answer, from the checkpoint."""
         self._resumed = dict(state_dict)
+
+
+# They would change afterwards what the tuner has put in place.
+_SEARCHES = (BatchSizeFinder, BatchSizeTuner, LightningsFinder, LearningRateFinder)
 
 
 def _is_whole(value: object) -> bool:

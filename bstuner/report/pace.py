@@ -25,34 +25,39 @@ class Pace:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.n_trials: int | None = None
         self._clock = clock
-        self._number: int | None = None  # of the last trial that started
-        self._started = 0.0
+        self._done = 0
+        self._started: float | None = None  # when the trial that runs started
         self._baseline: float | None = None  # seconds that it took
-        self._first: tuple[int, float] | None = None  # number and start of the first trial that is not the baseline
-        self._last: float | None = None  # when such a trial last ended
+        # Trials that were done, and when: as the first trial after the baseline started, and as the last one ended.
+        self._first: tuple[int, float] | None = None
+        self._last: tuple[int, float] | None = None
         self._confirming = False
 
     @property
     def done(self) -> int:
-        """Trials before the one that runs; fewer than there are to be, though some may have to be repeated."""
-        done = self._number or 0
-        return done if self.n_trials is None else min(done, self.n_trials - 1)
+        """Trials that have ended. Never more than there are to be, though some may have to be repeated."""
+        return self._done if self.n_trials is None else min(self._done, self.n_trials)
 
     def started(self, number: int | None, role: Role) -> None:
         """A trial starts."""
         self._confirming = number is None
         if number is None:
             return
-        self._number, self._started = number, self._clock()
+        self._done, self._started = number, self._clock()
         if role != "baseline" and self._first is None:
-            self._first = number, self._started
+            self._first = self._done, self._started
 
     def ended(self, role: Role) -> None:
         """The trial has ended."""
+        if self._confirming or self._started is None:
+            return
+        now = self._clock()
+        self._done += 1
         if role == "baseline":
-            self._baseline = self._clock() - self._started
-        elif not self._confirming:
-            self._last = self._clock()
+            self._baseline = now - self._started
+        else:
+            self._last = self._done, now
+        self._started = None
 
     def share(self, of_this_one: float) -> float | None:
         """The part of the search that is done, from 0 to 1; None where its length is unknown.
@@ -63,18 +68,18 @@ class Pace:
         """
         if not self.n_trials:
             return None
-        return 1.0 if self._confirming else (self.done + of_this_one) / self.n_trials
+        return 1.0 if self._confirming else min(1.0, (self.done + of_this_one) / self.n_trials)
 
     def left(self) -> str:
         """How long the trials to come will take, in words; empty where nothing can be said."""
-        if self.n_trials is None or self._confirming or self._number is None:
+        if self.n_trials is None or self._confirming:
             return ""
+        running = 0.0 if self._started is None else self._clock() - self._started
         to_come = self.n_trials - self.done  # with the one that runs
-        running = self._clock() - self._started
-        if self._first is not None and self._last is not None and self._number > self._first[0]:
-            each = (self._last - self._first[1]) / (self._number - self._first[0])
+        if self._first is not None and self._last is not None:
+            each = (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
             return f"about {_roughly(each * to_come - running)} left"
-        if self._baseline is not None and self._first is not None:
+        if self._baseline is not None:
             # Trials are cut off, mostly long before they have taken as long as the baseline.
             return f"at most about {_roughly(self._baseline * to_come - running)} left"
         return ""

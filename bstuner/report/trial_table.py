@@ -72,15 +72,13 @@ def trial_table(
         table.add_column(Text(name), justify="right", no_wrap=True, max_width=limit, overflow="ellipsis")
     table.add_column("verdict", no_wrap=True, overflow="ellipsis")
 
-    room = max(3, height - 1 - (running is not None))  # without the header
+    room = max(2, height - 1 - (running is not None))  # without the header
     last = list(ended if len(ended) <= room else ended[-(room - 1) :])
-    if len(last) < len(ended):
-        if best is not None and best not in last:
-            last = last[1:]
-            table.add_row(*_cells(best, wide, timed), _verdict(best, best), style=_style(best, best))
-            hidden = len(ended) - len(last) - 1
-        else:
-            hidden = len(ended) - len(last)
+    hidden = len(ended) - len(last)
+    if hidden and best is not None and best not in last:
+        last = last[1:]  # makes room for the best
+        table.add_row(*_cells(best, wide, timed), _verdict(best, best), style=_style(best, best))
+    if hidden:
         table.add_row(*[""] * len(names), f"({hidden} more)", style="dim")
     for trial in last:
         table.add_row(*_cells(trial, wide, timed), _verdict(trial, best), style=_style(trial, best))

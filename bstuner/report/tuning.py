@@ -170,13 +170,16 @@ class TuningDisplay:
 
     def _outcome(self, trial: TrialSummary) -> str:
         """Settings and what came of them, in one line."""
+        metric, samples, seconds = trial.metric, trial.samples, trial.seconds
+        if self._objective != "time":  # samples and seconds are those to the target, which does not matter here
+            samples, seconds = trial.curve[-1].samples if trial.curve else samples, None
+        elif seconds is not None and self._target is not None:
+            metric = self._target
         told = [format_settings(trial)]
-        reached = self._objective == "time" and trial.seconds is not None and self._target is not None
-        metric = self._target if reached else trial.metric
         if metric is not None:
-            told.append(f"{self._monitor} {format_metric(metric)} after {trial.samples:,} samples")
-        if trial.seconds is not None:
-            told.append(format_seconds(trial.seconds))
+            told.append(f"{self._monitor} {format_metric(metric)} after {samples:,} samples")
+        if seconds is not None:
+            told.append(format_seconds(seconds))
         return ", ".join(told)
 
     def _line(self, trial: TrialSummary) -> str:
@@ -231,12 +234,10 @@ class TuningDisplay:
     def _doing(self) -> str:
         if self._waiting:
             return f"Waiting for {self._waiting}"
-        if self._running is None:
-            return "Looking for what to try next" if self._ended else "Preparing the first trial"
-        if self._running.number is None:
+        if self._running is not None and self._running.number is None:
             return "Checking the best on another seed"
-        if self._running.role == "baseline":
-            return "Training with your own settings"
+        if not self._ended:
+            return "Training with your own settings" if self._running else "Preparing the first trial"
         of = "" if self._pace.n_trials is None else f" of {self._pace.n_trials}"
         return f"{self._pace.done}{of} trials done"
 

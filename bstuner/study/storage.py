@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 from optuna import Study
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
+from sqlalchemy import URL, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from bstuner.errors import InvalidSetting, StorageUnusable
@@ -33,6 +33,8 @@ _SHOWN = frozenset({"host", "port", "unix_socket", "sslmode", "charset"})
 _TRIES = 10
 # What another worker does to an SQLite file takes milliseconds; the rest is for a slow disk.
 _SQLITE_PATIENCE = 60.0
+# A worker that is killed while it writes to a journal leaves its lock behind. To write takes one line and one fsync.
+_LOCK_PATIENCE = 10
 
 
 def open_storage(storage: Storage) -> BaseStorage:
@@ -132,7 +134,8 @@ def _open_journal(path: Path) -> BaseStorage:
                 "It was left as it is. Name another file."
             )
     # Windows makes symbolic links, Optuna's usual lock, for administrators only.
-    lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
+    kind = JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock
+    lock = kind(str(path), _LOCK_PATIENCE)
     try:
         return JournalStorage(JournalFileBackend(str(path), lock))
     except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -173,7 +176,7 @@ def _open_database(url: URL) -> BaseStorage:
 
 
 def _try_to_reach(url: URL, options: dict[str, Any]) -> None:
-    """Connect once, so that a server which is not there is not tried again and again."""
+    """Read the names of the tables, so that what is no such database is not tried again and again."""
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError as error:
@@ -188,7 +191,7 @@ def _try_to_reach(url: URL, options: dict[str, Any]) -> None:
             f"To have it: {extra}."
         ) from error
     try:
-        engine.connect().close()
+        inspect(engine).get_table_names()
     finally:
         engine.dispose()
 

@@ -10,7 +10,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from optuna import Study, create_trial
+import optuna
+from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -33,11 +34,21 @@ _PRESENT: set[str] = set()
 
 
 class Worker:
-    """One process, or one of its threads, that runs trials of a study. A context manager.
+    """One process, or one of its threads, that runs trials of a study, one at a time. A context manager.
+
+    >>> study = optuna.create_study()
+    >>> study.enqueue_trial({"x": 7.0})
+    >>> with Worker(study) as worker:
+    ...     worker.reap()
+    ...     trial = study.ask()
+    ...     worker.own(trial), worker.alive(study.trials[0])
+    (True, True)
+    >>> [trial.state.name for trial in study.trials]  # it was left without an answer, so it waits for another worker
+    ['FAIL', 'WAITING']
 
     Optuna's own heartbeats serve `Study.optimize` on a database alone, so trials carry their owner and a beat that goes
-    on while the owner lives, in any storage. Processes of one machine look each other up. Others watch the beat
-    change, by their own clock, as clocks differ.
+    on while the owner lives, in any storage. On one machine, an owner lives while its process is there. On others, it
+    does while the beat changes, as seen by the clock of whoever looks: clocks differ.
 
     A trial whose owner is dead is told FAIL, with outcome "lost", and its parameters are enqueued again with the
     attributes it was enqueued with. Of several workers that do so at the same time, the storage lets one tell it. If
@@ -215,7 +226,7 @@ class Worker:
         owner = trial.user_attrs.get(_OWNER)
         enqueued = owner["enqueued"] if owner else trial.user_attrs.keys() - {"outcome", "error"}
         self._study.add_trial(
-            create_trial(
+            optuna.create_trial(
                 state=TrialState.WAITING,
                 user_attrs={name: trial.user_attrs[name] for name in enqueued},
                 system_attrs={"fixed_params": params, _REPEATS: trial.number, _DEATHS: deaths},

@@ -76,7 +76,8 @@ class LearningRate:
             restore()
             # Half of it: the test is what moves along. A larger one might be refused, or be capped.
             found.build(trainer, found.reference / 2)
-            found.warnings += (*remarks, *rates_out_of_reach(before, rates_set(trainer), 0.5))
+            # What deviates already at one batch size is no matter of the batch size.
+            deviates, found.warnings = bool(found._deviations), found.warnings
         finally:
             restore()
         return found

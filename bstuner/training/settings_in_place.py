@@ -32,7 +32,8 @@ class SettingsInPlace:
         step_settings: the Trainer's settings that count steps.
         step_constants: the schedulers' constants that count steps.
         scale_adam: whether Adam's betas and epsilon follow the batch.
-        changed: what was set in the end beside batch size and learning rate, in words.
+        changed: what was set in the Trainer beside batch size and learning rate, in words.
+        converted: what was converted of the schedulers' constants, in words.
         warnings: what the user should know of that.
 
     """
@@ -44,14 +45,15 @@ class SettingsInPlace:
     step_settings: StepSettings
     step_constants: StepConstants
     scale_adam: bool = False
-    changed: list[str] = field(default_factory=list)
+    changed: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
 
     def prepare(self, trainer: Trainer, layout: BatchLayout) -> None:
         """Write the batch, and the Trainer's settings that go with it: before there are optimizers."""
         self.batching.apply(layout.micro)
         trainer.accumulate_grad_batches = layout.accumulate
-        self.changed = list(self.step_settings.apply(trainer, layout))
+        self.changed = self.step_settings.apply(trainer, layout)
 
     def build(self, trainer: Trainer, layout: BatchLayout, lr: float) -> None:
         """Have the user's code make optimizers and schedulers for this batch, at this learning rate."""
@@ -60,7 +62,7 @@ class SettingsInPlace:
         ratio = self.layout.global_batch_size / layout.global_batch_size
         steps = steps_of(trainer, layout, self.data)
         done = self.step_constants.convert(trainer.lr_scheduler_configs, ratio, steps=steps)
-        self.changed += done.changed
+        self.converted = done.changed
         self.warnings = [*self.learning_rate.warnings, *done.warnings]
 
     def placement(self, layout: BatchLayout, lr: float) -> TunedPlacement:

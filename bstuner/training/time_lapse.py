@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from bstuner.core.scheduler_calls import calls_by_epoch, calls_by_step
 from bstuner.training._lightning import shadow_scheduler_step
 
 __all__ = ["TimeLapse"]
@@ -38,8 +39,8 @@ class TimeLapse:
         if not self.on:
             return
         self._steps = int(steps)
-        per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-        self._epochs = self._steps / per_epoch
+        # Of an epoch without a known length there is no end to be seen.
+        self._batches = int(min(trainer.num_training_batches, (self._steps + 1) * trainer.accumulate_grad_batches))
         if trainer.lightning_module.automatic_optimization:
             shadow_scheduler_step(trainer.lightning_module)
         else:
@@ -55,10 +56,11 @@ class TimeLapse:
         """
         if not self.on or not self._trainer.lightning_module.automatic_optimization:
             return
+        # The slack is for positions that rounding has put just below a whole step.
+        step = math.floor(min(position, 1.0) * self._steps + 1e-9)
         for index, config in enumerate(self._configs):
-            length = self._steps if config.interval == "step" else self._epochs
-            # The slack is for positions that rounding has put just below a whole step.
-            due = math.floor(min(position, 1.0) * length / config.frequency + 1e-9)
+            calls = calls_by_step if config.interval == "step" else calls_by_epoch
+            due = calls(step, self._batches, self._trainer.accumulate_grad_batches, config.frequency)
             for _ in range(due - self._done[index]):
                 self._step(config.scheduler, None)
             self._done[index] = max(due, self._done[index])

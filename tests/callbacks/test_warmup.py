@@ -15,6 +15,7 @@ import ranks
 import torch
 import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -461,3 +462,46 @@ def test_it_can_be_sent_to_another_process_before_and_after_a_fit() -> None:
     torch.save(warmup, io.BytesIO())
     train(warmup)
     torch.save(warmup, io.BytesIO())
+
+
+def test_a_trial_that_ended_in_the_middle_of_a_step_leaves_nothing_for_the_next() -> None:
+    """A search catches the error, puts the optimizer back itself, and sets another learning rate."""
+    warmup = LearningRateWarmup(samples=150, start_factor=0.5)
+    trainer = train(warmup)
+    optimizer, module = trainer.optimizers[0], trainer.lightning_module
+
+    def out_of_memory() -> float:
+        raise torch.OutOfMemoryError
+
+    warmup.setup(trainer, module, "fit")
+    warmup.on_train_start(trainer, module)
+    with pytest.raises(torch.OutOfMemoryError):
+        optimizer.step(out_of_memory)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+    warmup.on_train_start(trainer, module)
+    zoo.NOTES.clear()
+    optimizer.step()
+    assert zoo.NOTES == [[0.25, 0.25]]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+class Plain(zoo.Base):
+    def __init__(self, batch_size: int = 16, length: int = 64) -> None:
+        super().__init__(batch_size, length)
+
+    def configure_optimizers(self) -> Any:
+        return NotedSGD(self.parameters(), lr=0.5)
+
+
+def test_lightnings_command_line_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"]
+    arguments = [
+        *["train.py", "fit", "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.num_sanity_val_steps=0"],
+        *(f"--trainer.{setting}=false" for setting in settings),
+        *["--trainer.callbacks+=bstuner.callbacks.warmup.LearningRateWarmup"],
+        *["--trainer.callbacks.samples=32", "--trainer.callbacks.start_factor=0.5"],
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
+    LightningCLI(Plain, save_config_callback=None)
+    assert zoo.NOTES == [[0.25], [0.375], [0.5], [0.5]]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import Event
@@ -18,11 +15,12 @@ from typing import Any
 
 import optuna
 import pytest
+from crew import CONTEXT, HANG, Crew, until
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
-from postgres import Server, postgresql_server
+from postgres import Server
 from test_store import FACTS
 
 from bstuner.errors import InvalidSetting
@@ -31,20 +29,9 @@ from bstuner.study.processes import ProcessMark
 from bstuner.study.store import open_study
 from bstuner.study.workers import Worker
 
-# One process imports everything once, and each worker is forked from it: that takes milliseconds.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["bstuner.study.store", "bstuner.study.workers"])
-
-HANG = 50.0  # seconds, far more than any of this takes
-BEAT, PATIENCE = 0.2, 6.0
+BEAT, PATIENCE = 0.2, 8.0
 
 WAITING, RUNNING, COMPLETE, FAIL = TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with postgresql_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
@@ -56,49 +43,6 @@ def place(request: pytest.FixtureRequest) -> str:
     return {"journal": str(Path("study.log").absolute()), "sqlite": f"sqlite:///{Path('study.db').absolute()}"}[
         request.param
     ]
-
-
-@pytest.fixture
-def crew() -> Iterator[Crew]:
-    with Crew() as crew:
-        yield crew
-
-
-class Crew:
-    """Processes that work on a study."""
-
-    def __init__(self) -> None:
-        self.members: list[BaseProcess] = []
-
-    def __enter__(self) -> Crew:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for member in self.members:
-            if member.is_alive():
-                member.kill()
-            member.join()
-
-    def start(self, target: Callable[..., None], *arguments: object) -> BaseProcess:
-        member = CONTEXT.Process(target=target, args=arguments)
-        member.start()
-        self.members.append(member)
-        return member
-
-    def all_succeed(self, *members: BaseProcess) -> None:
-        end = time.monotonic() + HANG
-        for member in members:
-            member.join(max(0.0, end - time.monotonic()))
-        assert [member.exitcode for member in members] == [0] * len(members)
-
-
-def until(happens: Callable[[], Any]) -> Any:
-    """Wait until something happens, and return it."""
-    end = time.monotonic() + HANG
-    while not (found := happens()):
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.05)
-    return found
 
 
 def enqueue(study: Study, count: int) -> None:
@@ -364,6 +308,7 @@ def test_who_was_given_up_cannot_finish_the_trial(study: Study, clock: Clock) ->
     with pytest.raises(ValueError, match="Cannot tell a FAIL trial"):
         study.tell(trial, 1.0)
     far._show()
+    assert far._current is None
     assert [trial.state for trial in study.trials] == [FAIL, WAITING]
     assert begin(observer).params == {"x": 0}
 
@@ -427,9 +372,13 @@ def test_settings_are_repeated_however_often_their_worker_leaves(study: Study) -
 
 
 def test_an_error_in_a_trial_puts_it_back_at_once(study: Study) -> None:
-    with pytest.raises(KeyboardInterrupt), Worker(study) as worker:
-        begin(worker)
-        raise KeyboardInterrupt
+    def run() -> None:
+        with Worker(study) as worker:
+            begin(worker)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert [trial.state for trial in study.trials] == [FAIL, WAITING]
     assert "left before" in study.trials[0].user_attrs["error"]
 
@@ -438,21 +387,24 @@ def test_an_error_in_a_trial_is_told_even_if_the_storage_is_gone(study: Study, m
     def gone(trial_id: int) -> FrozenTrial:
         raise ConnectionError("the storage is gone")
 
-    with pytest.raises(ZeroDivisionError), Worker(study) as worker:
-        begin(worker)
-        monkeypatch.setattr(study._storage, "get_trial", gone)
-        raise ZeroDivisionError
-    monkeypatch.undo()
+    def run() -> None:
+        with Worker(study) as worker:
+            begin(worker)
+            monkeypatch.setattr(study._storage, "get_trial", gone)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
     # Its process lives, but not its context.
     assert not Worker(study).alive(study.trials[0])
 
 
 def test_nothing_is_left_of_a_worker_that_has_done_its_work(study: Study) -> None:
-    before = study.user_attrs, study.system_attrs if hasattr(study, "system_attrs") else None
+    before = study.user_attrs
     with Worker(study) as worker:
         study.tell(begin(worker), 1.0)
     assert [trial.state for trial in study.trials] == [COMPLETE]
-    assert study.user_attrs == before[0]
+    assert study.user_attrs == before
     assert not workers._PRESENT
     assert not worker._heart.is_alive()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -282,6 +283,33 @@ def test_a_trial_runs_through_the_schedule_of_the_whole_fit(name: str, make: Cal
     of_the_fit = rates()
     assert (len(RUNS[0]), len(of_the_fit)) == (64, 128)
     assert RUNS[0] == of_the_fit[::2], "each step of the trial stands for two of the fit"
+
+
+def test_a_stream_without_length_is_trained_on_by_steps() -> None:
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Iterator[Any]:
+            return (zoo.Vectors(10_000)[index] for index in range(10_000))
+
+    class Streaming(Learner):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(Stream(), self.batch_size)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, int(self.trainer.estimated_stepping_batches))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def use(trials: Trials) -> None:
+        assert trials.runner.budget == 256
+        RUNS.append(run(trials, 8))
+        RUNS.append([note[2] for note in zoo.NOTES if note[0] == "train"])
+
+    fit(Streaming(), use, trainer={"max_steps": 64, "max_epochs": -1})
+    trial, rates = RUNS
+    assert (trial.ending, trial.samples, trial.steps) == ("finished", 256, 32)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[16] == pytest.approx(0.05)
+    assert rates[31] == pytest.approx(0.1 * (1 + math.cos(math.pi * 62 / 64)) / 2)
 
 
 def test_a_schedule_that_waits_for_a_metric_is_stepped_at_each_validation() -> None:
