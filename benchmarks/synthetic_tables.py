@@ -102,9 +102,7 @@ def curves(
                     - eta * momentum * h * cross
                     - eta * c
                 )
-                square = (
-                    drift**2 * square - 2 * drift * eta * momentum * cross + eta**2 * (momentum**2 * velocity + c)
-                )
+                square = drift**2 * square - 2 * drift * eta * momentum * cross + eta**2 * (momentum**2 * velocity + c)
                 cross, velocity = new_cross, new_velocity
             else:
                 if optimizer == "sign":

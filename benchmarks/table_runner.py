@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bstuner.core.layout import BatchLayout
+from bstuner.core.scaling import Rule
 from bstuner.core.trial import Mark, TrialRequest, TrialRun, Watch, samples_to_target
 
 
@@ -44,6 +45,7 @@ class Table:
             curve = Curve(metrics[:cut], row["step_seconds"])
             self.cells.setdefault(row["batch_size"], {})[row["lr"]] = curve
         self.batch_sizes = sorted(self.cells)
+        self.rule: Rule | None = rows[0].get("rule")
         lrs = [lr for cells in self.cells.values() for lr in cells]
         self.lr_range = min(lrs), max(lrs)
 

@@ -103,7 +103,8 @@ def tune(
     """Find the batch size and learning rate that reach your own quality soonest, put them in place, and do not train.
 
     The batch size goes where it lives, and what the Trainer counts in steps follows; the learning rate goes into its
-    attribute. Where it has none, put `result.lr` into your code, or use the callback, which trains with it.
+    attribute. What only your code can say, such as a warm-up, is told in `result.by_hand`; the callback needs none of
+    that, since it trains with it.
 
     Args:
         trainer: the Trainer to search in; it can fit afterwards as if it had not searched.
@@ -128,8 +129,8 @@ def tune(
     result, placement = tuned
     if result is None or placement is None:
         raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
-    placement.apply(trainer)
-    return result
+    left = f"Not in place, because only your code can say so: {'; '.join(result.by_hand)}."
+    return result.with_settings(placement.apply(trainer), [left] if result.by_hand else [])
 
 
 def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:

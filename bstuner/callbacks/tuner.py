@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -77,7 +78,8 @@ class BatchSizeTuner(OwnCallback):
             and your schedule has no warm-up; a number of samples to do so wherever it is raised; None for never.
         lr_arg_name: attribute of the module or its hparams that holds the learning rate; None for `lr` or
             `learning_rate`, or where there is none, the parameter groups themselves.
-        batch_arg_name: as for `BatchSizeFinder`, like the five that follow.
+        batch_arg_name: attribute of the module, the datamodule or their hparams that holds the batch size, where
+            loaders come from `*_dataloader()` hooks. Loaders passed to the Trainer are changed themselves.
         max_val: largest batch size per device to try; None for no limit but memory and dataset.
         margin: share of the device's memory to keep free, 0 to 1.
         memory_limit: bytes, or text such as "24GiB"; None for the device's own memory.
@@ -128,7 +130,12 @@ class BatchSizeTuner(OwnCallback):
     ) -> None:
         limit = None if memory_limit is None else parse_bytes(memory_limit)
         self.find_settings = FindSettings(
-            batch_arg_name=batch_arg_name, max_val=max_val, margin=margin, memory_limit=limit, probe_with=probe_with
+            batch_arg_name=batch_arg_name,
+            max_val=max_val,
+            margin=margin,
+            memory_limit=limit,
+            probe_with=probe_with,
+            converts=True,
         )
         _check(isinstance(monitor, str) and bool(monitor), "monitor", "the name of a logged metric", monitor)
         _check(0 <= margin < 1, "margin", "a share of the memory from 0 up to 1", margin)
@@ -190,9 +197,9 @@ class BatchSizeTuner(OwnCallback):
         for other in trainer.callbacks:
             if other is not self and isinstance(other, _SEARCHES):
                 raise SettingRefused(
-                    f"Expected BatchSizeTuner to choose batch size and learning rate alone, found {type(other).__name__} "
-                    "beside it. Take one of them out of the callbacks: the tuner finds the largest batch that fits "
-                    "itself."
+                    "Expected BatchSizeTuner to be the only callback that searches, found another "
+                    f"{type(other).__name__}. Take one of them out of the callbacks: the tuner itself finds the "
+                    "largest batch that fits and the learning rate that goes with its answer."
                 )
 
     def _search(self, trainer: Trainer, start: FrozenStart) -> None:
@@ -254,6 +261,7 @@ class BatchSizeTuner(OwnCallback):
     def _with_settings(self, result: TuneResult, in_place: SettingsInPlace) -> TuneResult:
         """The result, with what the run by hand has to set too."""
         in_code = list(in_place.converted)
+        result = replace(result, warmup=self._saved["warmup"])
         if self._saved["warmup"] is not None:
             samples, start_factor = self._saved["warmup"]
             in_code.append(f"LearningRateWarmup(samples={samples}, start_factor={start_factor!r}) in the callbacks")
@@ -261,8 +269,7 @@ class BatchSizeTuner(OwnCallback):
             return result.with_settings((*in_place.changed, *in_code), in_place.warnings)
         if in_place.learning_rate.attribute is None and result.lr != result.reference_lr:
             in_code.insert(0, f"{result.lr_holder}: {result.reference_lr!r} -> {result.lr!r}")
-        left = f"Not in place, because only your code can say so: {'; '.join(in_code)}."
-        return result.with_settings(in_place.changed, (*in_place.warnings, *([left] if in_code else [])))
+        return replace(result, by_hand=tuple(in_code)).with_settings(in_place.changed, in_place.warnings)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind in the Trainer."""

@@ -67,6 +67,11 @@ class Overlay:
         if self._config.trainer[name] != value:
             self._set(("trainer", name), value)
 
+    def add_callback(self, kind: type, **arguments: Any) -> None:
+        """Add a callback to those that the configuration has."""
+        # With the plus sign, as a list alone would take the place of the user's.
+        self._set(("trainer", "callbacks+"), [{"class_path": f"bstuner.{kind.__name__}", "init_args": arguments}])
+
     def _set(self, path: tuple[str, ...], value: Any) -> None:
         content = self.content
         for key in path[:-1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -22,25 +23,37 @@ FAILED, INTERRUPTED = 1, 130
 
 # Arguments that mean nothing where nothing is trained, and objects that no command line can name.
 LEFT_OUT: dict[str, set[str | int]] = {"find": {"milestones"}, "tune": {"study", "sampler", "pruner"}}
+# Arguments that may be an object, of which a command line has the text alone.
+AS_TEXT: dict[str, dict[str, str]] = {
+    "find": {},
+    "tune": {
+        "storage": "where the study is kept: an Optuna URL (postgresql://..., for many machines) or a path of a journal "
+        "file that ends in .log. None for the file bstuner-study.log in the Trainer's default_root_dir."
+    },
+}
 CALLBACKS: dict[str, type] = {"find": BatchSizeFinder, "tune": BatchSizeTuner}
 RUN = {"find": run_find, "tune": run_tune}
 
 _FIND = """Find the largest batch that fits, for an unmodified training script.
 
-The script runs up to its first call of trainer.fit(), validate(), test() or predict(); in its place the search runs,
-and nothing is trained. The answer is printed, written to bstuner-result.json and, where the script is a LightningCLI,
+The script runs up to its first call of trainer.fit(), validate(), test() or
+predict(); in its place the search runs, and nothing is trained. The answer is
+printed, written to bstuner-result.json and, where the script is a LightningCLI,
 to bstuner-overlay.yaml for use as a second -c.
 
   bstuner find train.py --data ./corpus
   bstuner find --memory_limit 24GiB main.py fit -c config.yaml
 """
 
-_TUNE = """Find the batch size and learning rate that reach your own quality soonest, for an unmodified training script.
+_TUNE = """Find the batch size and learning rate that reach your own quality soonest,
+for an unmodified training script.
 
-The script runs up to its call of trainer.fit(); in its place the largest batch that fits is found, short trainings
-are run, and nothing else is trained. The answer is printed, written to bstuner-result.json and, where the script is a
-LightningCLI, to bstuner-overlay.yaml for use as a second -c. The study is kept: name it with --study_name, and the same
-command goes on with it, on this machine or, with --storage postgresql://..., on many.
+The script runs up to its call of trainer.fit(); in its place the largest batch
+that fits is found, short trainings are run, and nothing else is trained. The
+answer is printed, written to bstuner-result.json and, where the script is a
+LightningCLI, to bstuner-overlay.yaml for use as a second -c. The study is kept:
+name it with --study_name, and the same command goes on with it, on this machine
+or, with --storage postgresql://..., on many.
 
   bstuner tune train.py --data ./corpus
   bstuner tune --monitor val_acc --mode max --n_trials 30 main.py fit -c config.yaml
@@ -86,7 +99,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description."""
+    """Keeps the lines of the description, and leaves out what the words of an option say better."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return action.help or ""
+        words = re.sub(r" \(type: .*?, default: ", " (default: ", super()._get_help_string(action) or "")
+        return words.replace("None", "null")  # which is how it is typed
 
 
 def _parser() -> ArgumentParser:
@@ -103,6 +122,9 @@ def _parser() -> ArgumentParser:
         command.add_argument("script", metavar="SCRIPT", help="the training script")
         command.add_argument("arguments", metavar="ARGS", nargs="...", help="the script's own arguments")
         command.add_argument("--output", type=Path, default=Path(), help="folder for the files with the answer")
-        command.add_class_arguments(CALLBACKS[name], as_group=False, skip=LEFT_OUT[name])
+        skipped = {*LEFT_OUT[name], *AS_TEXT[name]}
+        command.add_class_arguments(CALLBACKS[name], as_group=False, skip=skipped)
+        for option, words in AS_TEXT[name].items():
+            command.add_argument(f"--{option}", type=str | None, default=None, help=words)
         commands.add_subcommand(name, command, help=help)
     return parser

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from bstuner.api import tune
+from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.cli.answer import OVERLAY_FILE, Overlay, save, writable
 from bstuner.cli.script import ScriptRun, rank, run_until_trainer
 from bstuner.core.tune_result import TuneResult
@@ -25,10 +26,14 @@ _COUNTED = ("accumulate_grad_batches", "max_steps", "min_steps", "val_check_inte
 
 
 class _Tuned(NamedTuple):
-    """An answer, and the Trainer's settings that go with it."""
+    """An answer, and the Trainer's settings that it changes."""
 
     result: TuneResult
     settings: dict[str, Any]
+
+
+# As wide as the labels of the findings above them.
+_LABEL = 11
 
 
 def run_tune(
@@ -48,6 +53,7 @@ def run_tune(
     def search(trainer: Trainer, method: str, called_with: dict[str, Any]) -> _Tuned:
         data = ("model", "train_dataloaders", "val_dataloaders", "datamodule")
         given = {name: value for name, value in called_with.items() if name in data}
+        before = {name: getattr(trainer, name) for name in _COUNTED}
         try:
             result = tune(trainer, **given, **settings)
         finally:
@@ -55,7 +61,8 @@ def run_tune(
         # The script's bars may be off, but who types a command wants to see its answer.
         if trainer.is_global_zero and not shows_progress(trainer):
             Console().print(tune_summary(result))
-        return _Tuned(result, {name: getattr(trainer, name) for name in _COUNTED})
+        after = {name: getattr(trainer, name) for name in _COUNTED}
+        return _Tuned(result, {name: value for name, value in after.items() if value != before[name]})
 
     if rank() == 0:
         output = writable(output)
@@ -64,49 +71,73 @@ def run_tune(
     result = tuned.result
     if rank() != 0:
         return result
-    content = _overlay(run, settings, tuned)
-    print(f"Saved   {save(output, result.as_dict(), content)} in {output}")
-    if content:
-        print(f"Next    {shlex.join(['python', script, *arguments, '-c', str(output / OVERLAY_FILE)])}")
-    for step in _by_hand(result, settings, content):
-        print(f"{'        and' if content else 'Next   '} {step}")
-        content = content or {"": None}
+    part = _overlay(run, settings["batch_arg_name"], tuned)
+    content = part.content if part else {}
+    _say("Saved", f"{save(output, result.as_dict(), content)} in {output}")
+    command_line = shlex.join(["python", script, *arguments, "-c", str(output / OVERLAY_FILE)])
+    for place, step in enumerate(_steps(tuned, part, command_line)):
+        _say("" if place else "Next", step)
     return result
 
 
-def _overlay(run: ScriptRun, settings: dict[str, Any], tuned: _Tuned) -> dict[str, Any]:
-    """The part of a LightningCLI configuration that sets the answer, as far as there are keys for it."""
+def _say(label: str, words: str) -> None:
+    print(f"{label:<{_LABEL}}{words}")
+
+
+class _Part(NamedTuple):
+    """The part of a LightningCLI configuration that sets an answer, and whether it sets batch size and learning rate."""
+
+    content: dict[str, Any]
+    batch_size: bool
+    lr: bool
+
+
+def _overlay(run: ScriptRun, batch_arg_name: str, tuned: _Tuned) -> _Part | None:
     if run.cli is None:
-        return {}
-    part = Overlay(run.cli)
-    result, holder = tuned.result, _holder(tuned.result)
-    if holder.endswith(f".{settings['batch_arg_name']}"):
-        part.set_argument(settings["batch_arg_name"], result.batch_size)
-    attribute = result.lr_holder.rpartition(".")[2]
-    if "." in result.lr_holder and attribute.isidentifier():
-        part.set_argument(attribute, result.lr)
-    else:
-        part.set_argument("lr", result.lr, parts=("optimizer",))
+        return None
+    overlay, result = Overlay(run.cli), tuned.result
+    # In other cases the loader itself holds it.
+    held = _holder(result).endswith(f".{batch_arg_name}")
+    batch_size = held and overlay.set_argument(batch_arg_name, result.batch_size)
+    lr = overlay.set_argument(*_lr_argument(result))
     for name, value in tuned.settings.items():
-        part.set_trainer(name, value)
-    return part.content
+        overlay.set_trainer(name, value)
+    if result.warmup is not None:
+        samples, start_factor = result.warmup
+        overlay.add_callback(LearningRateWarmup, samples=samples, start_factor=start_factor)
+    return _Part(overlay.content, batch_size, lr)
 
 
-def _by_hand(result: TuneResult, settings: dict[str, Any], content: dict[str, Any]) -> list[str]:
-    """What is left to set by hand."""
-    steps = []
-    written = {key for part in ("model", "data", "optimizer") for key in _keys(content.get(part, {}))}
-    if settings["batch_arg_name"] not in written:
+def _lr_argument(result: TuneResult) -> tuple[str, float, tuple[str, ...]]:
+    """The argument that sets the learning rate, by convention named as the attribute, and the parts that may have it."""
+    if result.lr_holder.startswith("max_lr of "):
+        return "max_lr", result.lr, ("lr_scheduler",)
+    if " of " in result.lr_holder:
+        return "lr", result.lr, ("optimizer",)
+    return result.lr_holder.rpartition(".")[2], result.lr, ("model", "data")
+
+
+def _steps(tuned: _Tuned, part: _Part | None, command_line: str) -> list[str]:
+    """What to do now: run with the overlay, and set by hand what it does not."""
+    result = tuned.result
+    if result.objective == "both" and result.best.number == result.baseline.number:
+        return [f"choose: the same command with --study_name {result.study_name} and --take metric or --take speed"]
+    if result.best.number == result.baseline.number:
+        return ["train as you did: your own settings were the best that was found"]
+    steps = [command_line] if part else []
+    if not (part and part.batch_size):
         steps.append(f"set {_holder(result)} to {result.batch_size}")
-    if not written & {"lr", result.lr_holder.rpartition(".")[2]}:
+    if not (part and part.lr) and " of " not in result.lr_holder:
         steps.append(f"set {result.lr_holder} to {result.lr!r}")
-    if "trainer" not in content:
-        steps += [f"in the Trainer, change {change}" for change in result.set_values]
-    return steps
-
-
-def _keys(part: dict[str, Any]) -> set[str]:
-    return {*part, *part.get("init_args", {})}
+    if not part:
+        steps += [f"set {name} of the Trainer to {value!r}" for name, value in tuned.settings.items()]
+    steps += [f"change {change}" for change in result.set_values if change.partition(":")[0] not in tuned.settings]
+    for change in result.by_hand:
+        if change.startswith(LearningRateWarmup.__name__):
+            steps += [] if part else [f"put {change} of the Trainer"]
+        elif not (part and part.lr and change.startswith(f"{result.lr_holder}:")):
+            steps.append(f"change {change}")
+    return [*steps, "and train"] if not part else steps
 
 
 def _holder(result: TuneResult) -> str:

@@ -75,22 +75,21 @@ Phase(start_sample=128, batch_size=256, lr_factor=8.0)]
     _check(rule in ("linear", "sqrt"), "rule", "'linear' or 'sqrt', which keep the noise as it was", rule)
     _check(rounding in ("power", "nearest", "integer"), "rounding", "'power', 'nearest' or 'integer'", rounding)
     if max_batch_size is not None:
-        whole = isinstance(max_batch_size, int) and max_batch_size >= batch_size
-        _check(whole, "max_batch_size", f"None or a whole number of at least batch_size={batch_size}", max_batch_size)
+        valid = _is_whole(max_batch_size) and max_batch_size >= batch_size
+        _check(valid, "max_batch_size", f"None or a whole number of at least batch_size={batch_size}", max_batch_size)
 
-    largest = math.inf if max_batch_size is None else max_batch_size / batch_size
-    sizes = batch_size * np.ones(len(nominal))
     # Not the very highest: of restarts to one and the same peak, rounding errors may put a later one a hair above.
     peak = int(np.argmax(nominal >= nominal.max() * (1 - _SLACK)))
     with np.errstate(divide="ignore", over="ignore"):
-        ratio = nominal.max() / nominal[peak:]
-    endless = np.isinf(ratio) & math.isinf(largest)
-    if endless.any():
+        ratio = np.maximum(nominal.max() / nominal[peak:], 1.0)
+        endless = np.isinf(2.0 * batch_size * ratio)
+    if max_batch_size is None and endless.any():
         raise InvalidSetting(
             f"max_batch_size: expected a number, because the learning rate falls to {nominal[peak:].min()} after "
             f"{positions[peak + int(np.argmax(endless))]:,} samples and the batch would grow without end, found None."
         )
-    sizes[peak:] = batch_size * _rounded(np.maximum(ratio, 1.0), largest, batch_size, rounding)
+    sizes = np.full(len(nominal), float(batch_size))
+    sizes[peak:] = _sizes(ratio * (1 + _SLACK), batch_size, max_batch_size, rounding)
 
     changes = [0, *(np.flatnonzero(sizes[1:] != sizes[:-1]) + 1).tolist()]
     return [
@@ -165,17 +164,15 @@ def _schedule(
     return nominal, positions
 
 
-def _rounded(
-    ratio: NDArray[np.float64], largest: float, batch_size: int, rounding: Rounding
+def _sizes(
+    ratio: NDArray[np.float64], batch_size: int, max_batch_size: int | None, rounding: Rounding
 ) -> NDArray[np.float64]:
-    """How many times `batch_size` the batch is; `ratio` is at least 1 and may be infinite where `largest` is not."""
-    capped = np.minimum(ratio, largest) * (1 + _SLACK)
+    """The batch sizes for ratios of at least 1, which may be infinite where there is a largest batch."""
     if rounding == "integer":
-        return np.minimum(np.floor(batch_size * capped) / batch_size, largest)
-    exponents = np.log2(capped)
-    if rounding == "nearest":
-        exponents = np.minimum(exponents + 0.5, math.log2(largest) + _SLACK)
-    return np.exp2(np.floor(exponents))
+        return np.minimum(np.floor(batch_size * ratio), math.inf if max_batch_size is None else max_batch_size)
+    doublings = np.floor(np.log2(ratio) + (0.5 if rounding == "nearest" else 0.0))
+    most = math.inf if max_batch_size is None else (max_batch_size // batch_size).bit_length() - 1
+    return batch_size * np.exp2(np.minimum(doublings, most))
 
 
 def _is_whole(value: object) -> bool:

@@ -83,6 +83,8 @@ class TuneResult:
         confirmation: Those two runs.
         find: What the search for the largest batch found.
         set_values: What else was set beside batch size and learning rate, in words.
+        by_hand: What was not put in place because only the user's code can say it, in words.
+        warmup: The `samples` and `start_factor` of the `LearningRateWarmup` that belongs to it; None for none.
         warnings: What else the user should know.
         seconds: How long the whole search took, validation and all.
     """
@@ -107,6 +109,8 @@ class TuneResult:
     find: FindResult | None = None
     lr_holder: str = "lr"
     set_values: tuple[str, ...] = field(default=())
+    by_hand: tuple[str, ...] = field(default=())
+    warmup: tuple[int, float] | None = None
     warnings: tuple[str, ...] = field(default=())
     seconds: float = 0.0
 
@@ -129,7 +133,8 @@ class TuneResult:
     def pareto_front(self) -> tuple[TrialSummary, ...]:
         """Of the trials that ran their whole budget, those that no other beats in both metric and throughput."""
         sign = 1 if self.mode == "min" else -1
-        whole = [t for t in self.trials if t.metric is not None and t.samples_per_second and t.samples >= self.budget]
+        # By their curves: the samples of a trial that reached the target early are those it took to get there.
+        whole = [t for t in self.trials if t.samples_per_second and t.curve and t.curve[-1].samples >= self.budget]
 
         def beaten(trial: TrialSummary) -> bool:
             mine = (sign * (trial.metric or 0.0), -(trial.samples_per_second or 0.0))
@@ -173,6 +178,8 @@ class TuneResult:
             "study_name": self.study_name,
             "storage": self.storage,
             "set_values": list(self.set_values),
+            "by_hand": list(self.by_hand),
+            "warmup": dict(zip(("samples", "start_factor"), self.warmup, strict=True)) if self.warmup else None,
             "warnings": [*found.get("warnings", []), *self.warnings],
             "tune_seconds": self.seconds,
         }

@@ -35,7 +35,7 @@ def tune_summary(result: TuneResult, saved: Sequence[str] = ()) -> RenderableTyp
 
     """
     facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(style="bold", no_wrap=True, min_width=9)
     facts.add_column(overflow="fold")
     for label, words in _rows(result, saved):
         facts.add_row(label, Text(words) if isinstance(words, str) else words)
@@ -122,6 +122,7 @@ def _rows(result: TuneResult, saved: Sequence[str]) -> Iterator[Row]:
     yield "Ended", result.stopped
     yield from _best(result)
     yield from (("Set", value) for value in result.set_values)
+    yield from (("Also", value) for value in result.by_hand)
     found = result.find.warnings if result.find is not None else ()
     yield from (("Warning", Text(warning, style="yellow")) for warning in dict.fromkeys((*found, *result.warnings)))
     if result.storage:

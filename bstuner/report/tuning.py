@@ -22,8 +22,6 @@ __all__ = ["TuningDisplay"]
 
 _ROOM_FOR_A_BAR = 80
 _BAR_WIDTH = 24
-# A frame a second: a table that moves more often would take time from the trials that are being measured.
-_FRAMES_PER_SECOND = 1
 
 
 class TuningDisplay:
@@ -65,11 +63,9 @@ class TuningDisplay:
         self._waiting = ""
         self._over = False
         self._moves = enabled and self._console.is_interactive
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._picture,
-            refresh_per_second=_FRAMES_PER_SECOND,
-        )
+        # Drawn only when something has happened: a long table takes tens of milliseconds to draw, and by a clock they
+        # would be taken from the very steps whose time is being measured.
+        self._live = Live(console=self._console, get_renderable=self._picture, auto_refresh=False)
 
     def expect(self, *, budget: int | None = None, n_trials: int | None = None, target: float | None = None) -> None:
         """Say what is known of the search to come; what is left out stays as it was.

@@ -14,9 +14,15 @@ __all__ = ["BaselineJudge", "Judge", "Judgement", "QualityJudge", "TimeJudge", "
 
 # Clearly behind: from this share of the best time on, a curve that took longer than the best one to the same metric, by
 # this much at first and by nothing at the end. Curves cross, most of all early, so what is early has to be far behind.
+# The same in samples beside the baseline, whose samples are all that a trial has.
 _JUDGED_FROM = 0.25
 _SLACK = 1.0
-_SLACK_SAMPLES = 1.0
+_POWER = 1.0
+
+
+def _clearly(behind: float, share: float) -> bool:
+    """Whether a trial that has used this share of what it has is too far behind to make up for it."""
+    return share >= _JUDGED_FROM and behind >= 1 + _SLACK * (1 - share) ** _POWER
 
 
 class Judgement(NamedTuple):
@@ -108,18 +114,11 @@ class TimeJudge:
         share = mark.seconds / self._best_seconds
         if share >= 1:
             return False
-        if share >= _JUDGED_FROM:
-            samples = pace(self._marks, self.best.summary.curve, self.mode)
-            theirs = self.best.summary.samples / self._best_seconds
-            behind = 0.0 if samples is None else samples * mark.seconds / mark.samples * theirs
-            if behind >= 1 + _SLACK * (1 - share):
-                self._behind = f"took {behind:.1f} times as long as the best trial to the same metric"
-        whole = self.baseline.summary.curve
-        done = mark.samples / whole[-1].samples
-        if done >= _JUDGED_FROM:
-            samples = pace(self._marks, whole, self.mode)
-            if samples is not None and samples >= 1 + _SLACK_SAMPLES * (1 - done):
-                self._behind = f"took {samples:.1f} times as many samples as the baseline to the same metric"
+        in_time, in_samples = self._pace_in_time(mark), pace(self._marks, self.baseline.summary.curve, self.mode) or 0.0
+        if _clearly(in_time, share):
+            self._behind = f"took {in_time:.1f} times as long as the best trial to the same metric"
+        elif _clearly(in_samples, mark.samples / self.baseline.summary.curve[-1].samples):
+            self._behind = f"took {in_samples:.1f} times as many samples as the baseline to the same metric"
         return not self._behind
 
     def judge(self, run: TrialRun) -> Judgement:
@@ -132,6 +131,11 @@ class TimeJudge:
         if run.ending == "finished":
             return Judgement("not reached", reason="the target was not reached within the budget")
         return Judgement("slower", reason=f"the target was not reached in the best time, {self._best_seconds:.3g} s")
+
+    def _pace_in_time(self, mark: Mark) -> float:
+        """How many times as long as the best trial this one took to where it is."""
+        samples = pace(self._marks, self.best.summary.curve, self.mode) or 0.0
+        return samples * (mark.seconds / mark.samples) / (self._best_seconds / self.best.summary.samples)
 
     @property
     def _best_seconds(self) -> float:

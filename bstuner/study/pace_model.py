@@ -67,7 +67,9 @@ class PaceModel:
     guesses: Array
 
     @classmethod
-    def prior(cls, ks: Sequence[int], batch_sizes: Sequence[int], seconds_per_sample: Sequence[float], rule: Rule) -> PaceModel:
+    def prior(
+        cls, ks: Sequence[int], batch_sizes: Sequence[int], seconds_per_sample: Sequence[float], rule: Rule
+    ) -> PaceModel:
         """What is known before any trial."""
         rng = np.random.default_rng(0)  # of the method, not of the study: the same guesses for everybody
         low, high = np.log(min(batch_sizes)), np.log(max(batch_sizes))
@@ -87,9 +89,7 @@ class PaceModel:
         """Log samples to the target over the baseline's: a row per guess, a column per settings."""
         return self._absolute(k, log_lr) - self._absolute(np.zeros(1), np.zeros(1))
 
-    def expected_gain(
-        self, seen: Sequence[Observation], best: float, most: float, k: Array, log_lr: Array
-    ) -> Array:
+    def expected_gain(self, seen: Sequence[Observation], best: float, most: float, k: Array, log_lr: Array) -> Array:
         """How much log time each settings may be expected to save on the best so far.
 
         Args:

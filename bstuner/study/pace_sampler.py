@@ -42,7 +42,12 @@ class PaceSampler(BaseSampler):
         self._mode: Mode = mode
         self._step_seconds = dict(step_seconds or {})
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+        self._promises: dict[int, float] = {}
         self._fallback = RandomSampler(seed=seed)
+
+    def promise(self, number: int) -> float | None:
+        """The share of the best time that a trial was expected to save; None where this sampler did not choose it."""
+        return self._promises.get(number)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Both parameters are chosen together."""
@@ -63,6 +68,7 @@ class PaceSampler(BaseSampler):
         most = math.log(bar.curve[-1].samples / bar.samples)
         gain = self._model(view).expected_gain(self._observations(view, trial), best, most, k, log_lr)
         chosen = int(np.argmax(gain))
+        self._promises[trial.number] = float(gain[chosen])
         lowest, highest = self._space.lr_range
         lr = min(max(self._space.reference_lr * math.exp(log_lr[chosen]), lowest), highest)
         return {LOG2_BATCH_RATIO: int(k[chosen]), BASE_LR: lr}

@@ -26,8 +26,17 @@ def role_of(trial: FrozenTrial | Trial) -> Role:
     return role if role in get_args(Role) else "search"
 
 
-def write_request(trial: Trial, role: Role, request: TrialRequest) -> None:
-    """Keep what a trial is asked to run, before it runs: it may never come back."""
+def write_request(trial: Trial, role: Role, request: TrialRequest, promise: float | None = None) -> None:
+    """Keep what a trial is asked to run, before it runs: it may never come back.
+
+    Args:
+        trial: The trial.
+        role: Why it is run.
+        request: What it is asked to run.
+        promise: The share of the best time that it is expected to save, where its sampler tells.
+    """
+    if promise is not None:
+        trial.set_user_attr("expected_gain", promise)
     trial.set_user_attr("role", role)
     trial.set_user_attr("effective_batch_size", request.global_batch_size)
     trial.set_user_attr("lr", request.lr)
@@ -118,12 +127,14 @@ class Record:
         value: What Optuna was told, a number per objective; empty for a pruned trial.
         params: Its parameters.
         seconds_trained: Seconds of training it took.
+        promise: The share of the best time that it was expected to save; None where its sampler did not tell.
     """
 
     summary: TrialSummary
     value: tuple[float, ...]
     params: dict[str, Any]
     seconds_trained: float
+    promise: float | None = None
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Record:
@@ -148,7 +159,7 @@ class Record:
             curve=tuple(Mark(*mark) for mark in attrs["curve"]),
         )
         value = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
-        return cls(summary, value, dict(trial.params), attrs["seconds_trained"])
+        return cls(summary, value, dict(trial.params), attrs["seconds_trained"], attrs.get("expected_gain"))
 
 
 class StudyView:

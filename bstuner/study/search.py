@@ -215,7 +215,8 @@ class _Search:
         """Run a trial under the eyes of its judge, of the pruner and of the observer."""
         role = role_of(trial)
         request = self.space.request(trial.params)
-        write_request(trial, role, request)
+        promise = self.study.sampler.promise(trial.number) if isinstance(self.study.sampler, PaceSampler) else None
+        write_request(trial, role, request, promise)
         self.observer.trial_started(trial.number, role, request)
 
         def watch(mark: Mark) -> bool:

@@ -27,7 +27,8 @@ class TuneSettings:
         n_trials: Most trials in the study, the baseline among them.
         timeout: Seconds after which no trial is started; None for no limit. The baseline and the confirmation run all
             the same: without them there is no answer.
-        patience: Stop after this many trials in a row that brought nothing better; None to go on to `n_trials`.
+        patience: Stop after this many trials in a row that brought nothing better, or sooner where they cost three
+            baselines of training or nothing that is left promises anything; None to go on to `n_trials`.
         seed: Of the search, and of the data order that confirms the winner.
         confirm: Whether the winner runs once more beside the baseline on another seed. Never where two things count.
         capacity_bytes: Device memory that a trial may use; None where that is not known.
@@ -41,7 +42,7 @@ class TuneSettings:
     objective: Objective = "time"
     n_trials: int = 20
     timeout: float | None = None
-    patience: int | None = 8
+    patience: int | None = 10
     seed: int | None = None
     confirm: bool = True
     capacity_bytes: int | None = None

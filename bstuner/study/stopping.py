@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from bstuner.core.trial import TrialRun
 from bstuner.errors import BaselineFailed
-from bstuner.study.record import StudyView
+from bstuner.study.record import Record, StudyView
 from bstuner.study.settings import TuneSettings
 
 __all__ = ["check_baseline", "stop_reason"]
 
 # A trial that is faster by less than this is as fast.
 _BETTER_BY = 0.02
+# Nothing is left to try where so many trials in a row were not better and had not promised this share of the best time.
+_PROMISING, _UNPROMISING_TRIALS = 0.02, 2
+# So many baselines of training that brought nothing better are enough, however many trials that was.
+_IDLE_COST = 3.0
 
 
 def stop_reason(view: StudyView, settings: TuneSettings, running: int, seconds: float) -> str | None:
@@ -30,25 +34,34 @@ def stop_reason(view: StudyView, settings: TuneSettings, running: int, seconds: 
     if settings.patience is None or settings.objective == "both":
         return None
     idle, found = _idle_trials(view)
-    if idle < settings.patience:
+    if not _enough(view, idle, settings.patience):
         return None
     if not found:
-        return f"your settings were already the best found: {idle} others were not better"
-    return f"nothing better was found in the last {idle} trials"
+        return f"your settings were already the best found: {len(idle)} others were not better"
+    return f"nothing better was found in the last {len(idle)} trials"
 
 
-def _idle_trials(view: StudyView) -> tuple[int, bool]:
-    """How many trials have ended since one was better, and whether any was."""
+def _enough(view: StudyView, idle: list[Record], patience: int) -> bool:
+    assert view.baseline is not None
+    last = [record.promise for record in idle[-_UNPROMISING_TRIALS:]]
+    unpromising = len(last) == _UNPROMISING_TRIALS and all(p is not None and p < _PROMISING for p in last)
+    cost = sum(record.seconds_trained for record in idle)
+    return unpromising or len(idle) >= patience or cost >= _IDLE_COST * view.baseline.seconds_trained
+
+
+def _idle_trials(view: StudyView) -> tuple[list[Record], bool]:
+    """The trials that have ended since one was better, and whether any was."""
     sign = -1 if view.objective == "metric" and view.mode == "max" else 1
     assert view.baseline is not None
-    best, idle, found = sign * view.baseline.value[0], 0, False
+    best, found = sign * view.baseline.value[0], False
+    idle: list[Record] = []
     for record in view.records:
         value = sign * record.value[0] if record.value else None
         slack = _BETTER_BY * abs(best) if view.objective == "time" else 0.0
         if value is not None and value < best - slack:
-            best, idle, found = value, 0, True
+            best, idle, found = value, [], True
         elif record is not view.baseline:
-            idle += 1
+            idle.append(record)
     return idle, found
 
 

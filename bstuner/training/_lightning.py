@@ -317,8 +317,11 @@ def checkpoint_steps(trainer: Trainer) -> list[int]:
 
 
 def set_checkpoint_steps(trainer: Trainer, steps: Sequence[int]) -> None:
-    """Set the `every_n_train_steps` of each ModelCheckpoint that has one, in the order of `checkpoint_steps`."""
-    for callback, every in zip(_by_steps(trainer), steps, strict=True):
+    """Set the `every_n_train_steps` of each ModelCheckpoint that has one, in the order of `checkpoint_steps`.
+
+    Where the callbacks that save are set aside, there is none to set.
+    """
+    for callback, every in zip(_by_steps(trainer), steps, strict=False):
         callback._every_n_train_steps = every
 
 

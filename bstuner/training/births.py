@@ -106,9 +106,11 @@ class Births:
     def _bear(self, optimizer: Optimizer, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Change the settings of a group, or the defaults, to what they are to be born with."""
         # An optimizer around another one may hand on settings that it has from there.
-        if self._adam is not None and id(settings.get("betas")) not in self._betas:
-            self.scaled |= scaled_adam(settings, defaults, *self._adam)
-            self._betas[id(settings.get("betas"))] = settings.get("betas")
+        handed_on = "betas" in settings and id(settings["betas"]) in self._betas
+        if self._adam is not None and not handed_on and scaled_adam(settings, defaults, *self._adam):
+            self.scaled = True
+            if "betas" in settings:
+                self._betas[id(settings["betas"])] = settings["betas"]
         if number_in(settings.get("lr")) is not None:
             settings["lr"] = self._born(f"the parameter groups of {type(optimizer).__name__}", settings["lr"])
 

@@ -75,7 +75,8 @@ class _Search:
             limit = "dataset"
         validation_size = self.validation.run(answer) if self.validation else None
         step_time = self._time_smaller_sizes(answer)
-        refuse_contradictions(self.trainer, self.stage, session.epoch, answer)
+        if not self.settings.converts:
+            refuse_contradictions(self.trainer, self.stage, session.epoch, answer)
         reference, fitting = session.batching.reference, self.stage == "fit"
         layout = self.wanted.layout(answer) if fitting else BatchLayout(answer, 1, replicas(self.trainer))
         self.wanted.refuse_short_limit(session.epoch, layout)

@@ -34,7 +34,12 @@ __all__ = ["FindSettings", "Observer", "Session", "open_session", "passed_loader
 
 @dataclass(frozen=True)
 class FindSettings:
-    """What a user may choose; the meaning of each is documented at `BatchSizeFinder`."""
+    """What a user may choose; the meaning of each is documented at `BatchSizeFinder`.
+
+    Args:
+        converts: whether the caller converts what the user counts in batches to the batch size that it chooses.
+
+    """
 
     mode: Literal["power", "binsearch"] = "power"
     steps_per_trial: int = 2
@@ -46,6 +51,7 @@ class FindSettings:
     probe_with: int | Callable[[Any], Any] | None = None
     global_batch_size: int | None = None
     validation: bool = False
+    converts: bool = False
 
 
 class Observer(Protocol):

@@ -95,4 +95,5 @@ class TunedPlacement:
         trainer.accumulate_grad_batches = self.layout.accumulate
         if self.attribute is not None:
             lightning_setattr(trainer.lightning_module, self.attribute, self.lr)
-        return self.step_settings.apply(trainer, self.layout)
+        # The callbacks that save were set aside for the search, and are as the user has them.
+        return self.step_settings.with_checkpoints_of(trainer).apply(trainer, self.layout)

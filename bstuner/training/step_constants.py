@@ -8,16 +8,15 @@ come out anew. What came out the same although the fit takes another number of s
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch.optim import lr_scheduler as torch_schedulers
-from torch.optim.swa_utils import SWALR
+from torch.optim.lr_scheduler import CyclicLR
 
 from bstuner.training.births import number_in
-from bstuner.training.schedulers import is_of_torch, shortest_decimal
+from bstuner.training.scheduler_constants import read_constants, write_constants
+from bstuner.training.schedulers import is_of_torch
 
 __all__ = ["Converted", "StepConstants"]
 
@@ -107,15 +106,14 @@ def _inside(scheduler: Any) -> Iterator[Any]:
 
 def _of_one(scheduler: Any) -> _Held:
     functions = getattr(scheduler, "lr_lambdas", [])
-    if isinstance(scheduler, torch_schedulers.CyclicLR) and scheduler.scale_mode == "iterations":
+    if isinstance(scheduler, CyclicLR) and scheduler.scale_mode == "iterations":
         functions = [scheduler._scale_fn_custom] if scheduler._scale_fn_custom is not None else []
     if functions:
         return _Held(scheduler, {}, [number for function in functions for number in _numbers_in(function)])
     if not is_of_torch(scheduler):
         own = {name: value for name, value in vars(scheduler).items() if name not in ("last_epoch", "_step_count")}
         return _Held(scheduler, {}, [number for value in own.values() for number in _counts(value)])
-    kinds = [kind for kind in _CONSTANTS if isinstance(scheduler, kind)]
-    return _Held(scheduler, _CONSTANTS[kinds[0]].read(scheduler) if kinds else {}, None)
+    return _Held(scheduler, read_constants(scheduler), None)
 
 
 def _numbers_in(function: Any) -> list[float]:
@@ -136,19 +134,14 @@ def _counts(value: Any) -> list[float]:
 
 
 def _convert(scheduler: Any, before: dict[str, Any], ratio: float, steps: int | None, *, alone: bool) -> list[str]:
-    kind = next((kind for kind in _CONSTANTS if isinstance(scheduler, kind)), None)
-    if kind is None:
-        return []
-    now = _CONSTANTS[kind].read(scheduler)
+    now = read_constants(scheduler)
     # What differs was computed from the length of the fit, one by one: a list may hold both.
     new = {name: _each(before[name], value, functools.partial(_new, name, ratio)) for name, value in now.items()}
     if alone and steps is not None and "total_steps" in new and new["total_steps"] != now["total_steps"]:
         new["total_steps"] = max(new["total_steps"], steps)
     if new == now:
         return []
-    _CONSTANTS[kind].write(scheduler, new)
-    if alone and isinstance(scheduler, torch_schedulers.OneCycleLR):
-        torch_schedulers.LRScheduler.__init__(scheduler, scheduler.optimizer)  # a short one starts elsewhere
+    write_constants(scheduler, new, alone)
     name = type(scheduler).__name__
     return [f"{name}.{key} {_text(now[key])} -> {_text(new[key])}" for key in now if new[key] != now[key]]
 
@@ -189,80 +182,3 @@ def _unknown(scheduler: Any, before: list[float], now: list[float]) -> list[str]
         f"{what} is asked at every optimizer step, and what it counts cannot be converted to samples: unless it is "
         "computed from trainer.estimated_stepping_batches, it spans other samples at another batch size."
     ]
-
-
-class _Attributes:
-    """Constants that are plain attributes."""
-
-    def __init__(self, *names: str) -> None:
-        self._names = names
-
-    def read(self, scheduler: Any) -> dict[str, Any]:
-        return {name: getattr(scheduler, name) for name in self._names}
-
-    def write(self, scheduler: Any, values: dict[str, Any]) -> None:
-        vars(scheduler).update(values)
-
-
-class _Milestones:
-    def read(self, scheduler: Any) -> dict[str, Any]:
-        if isinstance(scheduler, torch_schedulers.SequentialLR):
-            return {"milestones": list(scheduler._milestones)}
-        return {"milestones": sorted(scheduler.milestones.elements())}
-
-    def write(self, scheduler: Any, values: dict[str, Any]) -> None:
-        if isinstance(scheduler, torch_schedulers.SequentialLR):
-            scheduler._milestones = values["milestones"]  # not in place: the list is the user's
-        else:
-            scheduler.milestones = Counter(values["milestones"])
-
-
-class _WarmRestarts(_Attributes):
-    def write(self, scheduler: Any, values: dict[str, Any]) -> None:
-        scheduler.T_0 = scheduler.T_i = values["T_0"]
-
-
-class _Cycles:
-    def read(self, scheduler: Any) -> dict[str, Any]:
-        up = round(scheduler.total_size * scheduler.step_ratio, 6)
-        sizes = {"step_size_up": up, "step_size_down": round(scheduler.total_size - up, 6)}
-        values: dict[str, Any] = {name: int(size) if size.is_integer() else size for name, size in sizes.items()}
-        return {**values, "gamma": scheduler.gamma} if scheduler.scale_mode == "iterations" else values
-
-    def write(self, scheduler: Any, values: dict[str, Any]) -> None:
-        up = float(values["step_size_up"])
-        scheduler.total_size = up + float(values["step_size_down"])
-        scheduler.step_ratio = up / scheduler.total_size
-        scheduler.gamma = values.get("gamma", scheduler.gamma)
-        scheduler._init_scale_fn()  # which holds gamma
-
-
-class _OneCycle(_Attributes):
-    def write(self, scheduler: Any, values: dict[str, Any]) -> None:
-        total, phases = values["total_steps"], scheduler._schedule_phases
-        # The share that rises is kept nowhere: recovered from the end of its phase, as it was computed.
-        end, before = phases[0]["end_step"], scheduler.total_steps
-        share = shortest_decimal((end + 1) / before, lambda share: float(share * before) - 1 == end)
-        share = (end + 1) / before if share is None else share
-        rising = [float(share * total) - 1, float(2 * share * total) - 2]
-        ends = [*rising[: len(phases) - 1], total - 1]
-        scheduler.total_steps = total
-        scheduler._schedule_phases = [{**phase, "end_step": at} for phase, at in zip(phases, ends, strict=True)]
-
-
-# How the constants of torch's schedulers are read and written; a user's subclass is not taken for one of them.
-_CONSTANTS: dict[Any, Any] = {
-    torch_schedulers.StepLR: _Attributes("step_size"),
-    torch_schedulers.MultiStepLR: _Milestones(),
-    torch_schedulers.SequentialLR: _Milestones(),
-    torch_schedulers.ConstantLR: _Attributes("total_iters"),
-    torch_schedulers.LinearLR: _Attributes("total_iters"),
-    torch_schedulers.PolynomialLR: _Attributes("total_iters"),
-    torch_schedulers.ExponentialLR: _Attributes("gamma"),
-    torch_schedulers.CosineAnnealingLR: _Attributes("T_max"),
-    torch_schedulers.CosineAnnealingWarmRestarts: _WarmRestarts("T_0"),
-    torch_schedulers.OneCycleLR: _OneCycle("total_steps"),
-    torch_schedulers.CyclicLR: _Cycles(),
-    torch_schedulers.ReduceLROnPlateau: _Attributes("patience", "cooldown"),
-    SWALR: _Attributes("anneal_epochs"),
-}

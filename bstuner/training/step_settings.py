@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning.pytorch import Trainer
 
+from bstuner.core.epoch import EpochData
 from bstuner.core.layout import BatchLayout
 from bstuner.training._lightning import checkpoint_steps, set_checkpoint_steps, set_step_limits
 
@@ -18,6 +19,7 @@ class StepSettings:
 
     Args:
         layout: the batch for which the user wrote them.
+        data: what the training loaders hold for one process.
         max_steps: -1 for none.
         min_steps: None for none.
         val_check_interval: an int counts batches, a float is a share of an epoch.
@@ -27,6 +29,7 @@ class StepSettings:
     """
 
     layout: BatchLayout
+    data: EpochData
     max_steps: int
     min_steps: int | None
     val_check_interval: int | float
@@ -34,22 +37,28 @@ class StepSettings:
     checkpoints: tuple[int, ...]
 
     @classmethod
-    def of(cls, trainer: Trainer, layout: BatchLayout) -> StepSettings:
+    def of(cls, trainer: Trainer, layout: BatchLayout, data: EpochData) -> StepSettings:
         """Read them.
 
         Args:
-            trainer: a Trainer inside `fit`.
+            trainer: a Trainer as the user has made it.
             layout: the user's own batch.
+            data: what the training loaders hold for one process.
 
         """
         return cls(
             layout,
+            data,
             trainer.max_steps,
             trainer.min_steps,
             trainer.val_check_interval,
             trainer.limit_train_batches,
             tuple(checkpoint_steps(trainer)),
         )
+
+    def with_checkpoints_of(self, trainer: Trainer) -> StepSettings:
+        """The same, with what the callbacks of a Trainer that save say now."""
+        return replace(self, checkpoints=tuple(checkpoint_steps(trainer)))
 
     def apply(self, trainer: Trainer, layout: BatchLayout) -> tuple[str, ...]:
         """Write them as another batch needs them, and tell those that changed.
@@ -64,30 +73,34 @@ class StepSettings:
         def steps(name: str, count: int) -> int:
             return _converted(told, name, count, self.layout.global_batch_size, layout.global_batch_size)
 
-        def batches(name: str, count: int | float) -> int | float:
+        def batches(name: str, count: int | float, most: int | None = None) -> int | float:
             if not isinstance(count, int):
                 return count
             before, after = (each.micro * each.world for each in (self.layout, layout))
-            return _converted(told, name, count, before, after)
+            return _converted(told, name, count, before, after, most)
 
         set_step_limits(
             trainer.fit_loop,
             steps("max_steps", self.max_steps),
             None if self.min_steps is None else steps("min_steps", self.min_steps),
         )
-        trainer.val_check_interval = batches("val_check_interval", self.val_check_interval)
         if self.limit_train_batches is not None:
             trainer.limit_train_batches = batches("limit_train_batches", self.limit_train_batches)
+        # Rounded up, it may be more than an epoch has, which Lightning refuses in the middle of the fit.
+        most = self.data.batches(layout.micro, trainer.limit_train_batches)
+        most = None if trainer.check_val_every_n_epoch is None else most
+        trainer.val_check_interval = batches("val_check_interval", self.val_check_interval, most)
         set_checkpoint_steps(
             trainer, [steps("ModelCheckpoint(every_n_train_steps)", every) for every in self.checkpoints]
         )
         return tuple(told)
 
 
-def _converted(told: list[str], name: str, count: int, before: int, after: int) -> int:
+def _converted(told: list[str], name: str, count: int, before: int, after: int, most: int | None = None) -> int:
     if count <= 0 or before == after:
         return count
     converted = max(1, round(count * before / after))
+    converted = min(converted, most or converted)
     if converted != count:
         told.append(f"{name}: {count:,} -> {converted:,}")
     return converted

@@ -128,7 +128,7 @@ def _settings_in_place(
     constants = StepConstants.of(trainer.lr_scheduler_configs)
     learning_rate = LearningRate.locate(trainer, restore, settings.lr_arg_name)
     return SettingsInPlace(
-        batching, layout, data, learning_rate, StepSettings.of(trainer, layout), constants, settings.scale_adam
+        batching, layout, data, learning_rate, StepSettings.of(trainer, layout, data), constants, settings.scale_adam
     )
 
 

@@ -480,6 +480,7 @@ def test_a_trial_that_ended_in_the_middle_of_a_step_leaves_nothing_for_the_next(
     for group in optimizer.param_groups:
         group["lr"] = 0.5
     warmup.on_train_start(trainer, module)
+    assert len(optimizer._optimizer_step_pre_hooks) == len(optimizer._optimizer_step_post_hooks) == 1
     zoo.NOTES.clear()
     optimizer.step()
     assert zoo.NOTES == [[0.25, 0.25]]

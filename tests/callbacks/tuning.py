@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning as L
 import torch
 import zoo
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 
 from bstuner import BatchSizeTuner, LearningRateWarmup, TuneResult
 
@@ -32,16 +34,13 @@ class Picks(BaseSampler):
 
 
 class Wish(L.Callback):
-    """Logs a metric that is the better the larger, or the smaller, a batch is: what wins is known beforehand."""
-
-    def __init__(self, sign: int = 1) -> None:
-        self.sign = sign
+    """Logs the batch size as a metric: with this as the monitor, what wins is known beforehand."""
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         loader = trainer.train_dataloader  # none yet at the sanity check
         loader = loader[0] if isinstance(loader, (list, tuple)) else loader
         size = 0 if loader is None else loader.batch_size * trainer.accumulate_grad_batches
-        pl_module.log("wish", float(self.sign * size))
+        pl_module.log("wish", float(size))
 
 
 def wishing(log2_batch_ratio: int = 1, base_lr: float = 1.5 * REFERENCE, **settings: Any) -> BatchSizeTuner:
@@ -54,6 +53,7 @@ def wishing(log2_batch_ratio: int = 1, base_lr: float = 1.5 * REFERENCE, **setti
         "trial_budget": 128,
         "max_val": 16,
         "sampler": Picks(log2_batch_ratio, base_lr),
+        "storage": InMemoryStorage(),
         **settings,
     }
     return BatchSizeTuner(**settings)
@@ -82,11 +82,36 @@ def sgd(module: Any) -> Any:
     return torch.optim.SGD(module.parameters(), lr=rate_of(module), momentum=0.9)
 
 
-def warmups(tuner: BatchSizeTuner) -> list[L.Callback]:
+def by_step(optimizer: Any, scheduler: Any) -> Any:
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def one_cycle(module: Any) -> Any:
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate_of(module) / 2, momentum=0.9)
+    steps = module.trainer.estimated_stepping_batches
+    return by_step(optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rate_of(module), total_steps=steps))
+
+
+def warmups(result: TuneResult) -> list[L.Callback]:
     """The callback to list in the run by hand, where the tuner has added one."""
-    return [] if tuner._saved["warmup"] is None else [LearningRateWarmup(*tuner._saved["warmup"])]
+    pattern = r"LearningRateWarmup\(samples=(.*), start_factor=(.*)\) in the callbacks"
+    told = [found for value in result.set_values if (found := re.fullmatch(pattern, value))]
+    return [LearningRateWarmup(int(found[1]), float(found[2])) for found in told]
 
 
 def result_of(tuner: BatchSizeTuner) -> TuneResult:
     assert tuner.result is not None
     return tuner.result
+
+
+def train(
+    module: L.LightningModule, fit: dict[str, Any], *callbacks: L.Callback, **kwargs: Any
+) -> tuple[L.LightningModule, L.Trainer]:
+    trainer = zoo.trainer(*callbacks, **kwargs)
+    trainer.fit(module, **fit)
+    return module, trainer
+
+
+def seeded(build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    L.seed_everything(7, verbose=False)
+    return build(*args, **kwargs)

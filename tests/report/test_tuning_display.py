@@ -179,6 +179,7 @@ def test_what_it_does_now_and_how_long_that_may_take() -> None:
         assert screen.rows()[-1] == "2 of 21 trials done, about 76 s left"
         screen.start(replace(SLOWER, number=5))  # others ran two to four: five in the time of one
         screen.clock.now += 4
+        assert screen.rows()[-1] == "5 of 21 trials done, about 60 s left"
         display.trial_ended(replace(SLOWER, number=5))
         assert screen.rows()[-1] == "6 of 21 trials done, about 24 s left"
         screen.start(replace(SLOWER, number=23))  # some were repeated

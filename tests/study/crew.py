@@ -10,7 +10,10 @@ from typing import Any
 
 # One process imports everything once, and each worker is forked from it: that takes milliseconds.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["bstuner.study.search", "bstuner.study.store", "bstuner.study.workers"])
+CONTEXT.set_forkserver_preload([
+    *("bstuner.study.search", "bstuner.study.store", "bstuner.study.workers"),
+    *("alembic.command", "alembic.migration", "optuna.storages._rdb.models"),  # imported when a database is opened
+])  # fmt: skip
 
 HANG = 50.0  # seconds, far more than anything here takes
 

@@ -393,8 +393,9 @@ class Builds(Optimizer):
 
     def __init__(self, params: Any, **defaults: Any) -> None:
         super().__init__(params, defaults)
-        self.inner = Adam([{**group} for group in self.param_groups], **defaults)
-        self.param_groups = self.inner.param_groups
+        if defaults["lr"] is not None:
+            self.inner = Adam([{**group} for group in self.param_groups], **defaults)
+            self.param_groups = self.inner.param_groups
 
     def step(self, closure: Any = None) -> Any:
         return self.inner.step(closure)
@@ -438,6 +439,7 @@ CONFIGURATIONS: dict[str, Callable[[Any, float], Any]] = {
     "named parameters": lambda m, lr: SGD(m.named_parameters(), lr=lr),
     "a generator of groups": lambda m, lr: SGD(({"params": [p], "lr": lr} for p in m.parameters()), lr=1.0),
     "a frozen group": lambda m, lr: two_groups(m, lr, 0.0),
+    "a first group that is frozen": lambda m, lr: two_groups(m, 0.0, lr),
 }
 
 
@@ -569,6 +571,7 @@ def test_an_attribute_that_was_named_must_be_there(name: str, found: str) -> Non
     [
         (lambda module: None, "no optimizer"),
         (lambda module: SGD(module.parameters(), lr=0.0), "0.0"),
+        (lambda module: Builds(module.parameters(), lr=None), "None"),
         (lambda module: torch.optim.Adafactor(module.parameters(), lr=float("inf")), "inf"),
     ],
 )
@@ -587,7 +590,31 @@ def test_a_learning_rate_that_the_user_s_code_scales_with_the_batch() -> None:
     tune.batch_size = 4 * BATCH
     found = fit(Model(configure, lr=0.1), tune)
     assert {groups[0]["initial_lr"] for groups in found["seen"]["lrs"]} == {0.2}
-    assert "found 0.8 where 0.2 was due: it scales the learning rate with the batch size" in tune.found.warnings[-1]
+    assert "found 2 where 0.5 was due: it scales the learning rate with the batch size" in tune.found.warnings[-1]
+
+
+def test_a_group_that_follows_its_attribute_by_another_rule_keeps_its_ratio() -> None:
+    def configure(module: Any) -> Any:
+        return two_groups(module, module.lr, module.lr - 0.02)
+
+    tune = Tune(0.4)
+    lrs = fit(Model(configure, lr=0.1), tune)["seen"]["lrs"][0]
+    assert [group["lr"] for group in lrs] == [0.4, pytest.approx(0.32)]
+    assert [warning[:54] for warning in tune.found.warnings] == [
+        "Model.lr is the learning rate of 1 of 2 parameter grou"
+    ]
+
+
+def test_code_that_takes_another_way_at_another_batch_size() -> None:
+    def configure(module: Any) -> Any:
+        if module.batch_size > BATCH:
+            return torch.optim.NAdam([{"params": [p], "lr": 0.1} for p in module.parameters()], lr=0.1)
+        return SGD(module.parameters(), lr=0.1)
+
+    tune = Tune(0.4)
+    tune.batch_size = 4 * BATCH
+    groups = fit(Model(configure), tune)["seen"]["lrs"][0]
+    assert [group["lr"] for group in groups] == [0.4] * 4
 
 
 def test_a_learning_rate_that_is_written_over() -> None:
@@ -658,6 +685,9 @@ def adams(betas: Any, eps: float, base: float = 0.85, peak: float = 0.95) -> dic
     return {
         "for all groups": lambda m: AdamW(m.parameters(), lr=REFERENCE, betas=betas, eps=eps),
         "of a group": lambda m: Adam(groups(m, betas=betas), lr=REFERENCE, betas=betas, eps=eps),
+        "epsilons of groups": lambda m: Adam(
+            [{"params": [p], "eps": eps} for p in m.parameters()], lr=REFERENCE, betas=betas, eps=1.0
+        ),
         "around another": lambda m: Around(Adam(m.parameters(), lr=REFERENCE, betas=betas, eps=eps)),
         "cycled": lambda m: steps(o := Adam(m.parameters(), lr=REFERENCE, betas=betas, eps=eps), cyclic(o)),
         "in one cycle": lambda m: steps(o := Adam(m.parameters(), lr=REFERENCE, betas=betas, eps=eps), one_cycle(o)),

@@ -22,9 +22,8 @@ from bstuner.training.step_constants import Converted, StepConstants
 
 def optimizer(kind: Any = SGD) -> Any:
     torch.manual_seed(0)
-    return kind(
-        [{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))], "lr": 0.3}], lr=0.1
-    )
+    first, second = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    return kind([{"params": [first]}, {"params": [second], "lr": 0.3}], lr=0.1)
 
 
 def config(scheduler: Any, interval: str = "step", **kwargs: Any) -> LRSchedulerConfig:

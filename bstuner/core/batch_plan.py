@@ -1,0 +1,263 @@
+"""The batches of a run whose batch size is planned: every one by its place in the data."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from bstuner.core.growth import Phase, check_phases
+from bstuner.core.layout import BatchLayout
+from bstuner.core.scaling import Rule, scale_lr
+from bstuner.errors import InvalidSetting
+
+__all__ = ["BatchPlan", "EpochPlan", "PlannedStep", "layout_within"]
+
+
+class PlannedStep(NamedTuple):
+    """One optimizer step of a plan.
+
+    Args:
+        start_sample: Samples of the run before it, over all processes.
+        batch_size: Its samples, over all processes.
+        first_batch: Micro-batches of its epoch before it, on each process.
+        micros: The sizes of its micro-batches, in samples, on each process.
+        accumulate: What `accumulate_grad_batches` must be during it: the number of its micro-batches; more where the
+            last step of an epoch cannot have as many.
+        lr_factor: What the nominal learning rate at its start is multiplied by.
+    """
+
+    start_sample: int
+    batch_size: int
+    first_batch: int
+    micros: tuple[int, ...]
+    accumulate: int
+    lr_factor: float
+
+
+class Stretch(NamedTuple):
+    """Steps in a row that differ only in their place."""
+
+    first: PlannedStep
+    steps: int
+
+    @property
+    def end(self) -> int:
+        """Micro-batches of the epoch before the step that follows."""
+        return self.first.first_batch + self.steps * len(self.first.micros)
+
+    def step(self, index: int) -> PlannedStep:
+        """One of the steps, by its place in the row."""
+        first = self.first
+        return first._replace(
+            start_sample=first.start_sample + index * first.batch_size,
+            first_batch=first.first_batch + index * len(first.micros),
+        )
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What every batch of a run holds, from its place in the data alone.
+
+    A step has the batch size of the phase in which it starts, met by the fewest micro-batches that fit and make it
+    exactly; where none do, it is the nearest size below that can be met. Two things make a step smaller than planned.
+
+    Lightning clears the gradients where the number of micro-batches before divides by `accumulate_grad_batches`, and
+    steps where the number after does. So a change of accumulation starts at the first step where the epoch's count
+    divides by the new value; until then, each step is the largest for which it divides. And the last step of an epoch
+    holds what is left, split as evenly as possible.
+
+    The learning rate follows the size that a step really has, but stays at least nominal: at batches smaller than the
+    user's own, the user's own code leaves it as it is.
+
+    >>> plan = BatchPlan([Phase(0, 32), Phase(96, 128, 4.0)], samples=240, fits=64, unit=32)
+    >>> [(step.batch_size, step.micros, step.lr_factor) for step in plan.epoch(0).steps()]
+    [(32, (32,), 1.0), (32, (32,), 1.0), (32, (32,), 1.0), (96, (32, 32, 32), 3.0), (48, (48,), 1.5)]
+
+    Args:
+        phases: The planned batch sizes, by their starts.
+        samples: Samples that an epoch trains on, on each process; with `drop_last`, what the user's own batches leave
+            out is not among them, and the plan leaves out nothing more.
+        fits: The largest micro-batch that fits, in samples.
+        world: Number of processes that train together.
+        rule: How the learning rate follows where a step's size is not the planned one: that of `plan_growth`, or "none"
+            where the plan leaves the learning rate alone.
+        unit: Every micro-batch is a multiple of it, in samples; where `samples` is none, the last step of an epoch
+            takes the rest. With the user's own micro-batch as unit, no last batch is smaller than without a plan.
+
+    Raises:
+        InvalidSetting: The phases are no plan, an argument is below 1, or `fits` or a batch size is below the unit.
+    """
+
+    phases: Sequence[Phase]
+    samples: int
+    fits: int
+    world: int = 1
+    rule: Rule = "linear"
+    unit: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no batch."""
+        check_phases(self.phases)
+        for name in ("samples", "fits", "world", "unit"):
+            if getattr(self, name) < 1:
+                raise InvalidSetting(f"{name}: expected a whole number of at least 1, found {getattr(self, name)!r}.")
+        if self.fits < self.unit:
+            raise InvalidSetting(f"fits: expected at least unit={self.unit}, found {self.fits}.")
+        smallest = min(phase.batch_size for phase in self.phases)
+        if smallest < self._chunk:
+            raise InvalidSetting(
+                f"phases: expected batch sizes of at least {self._chunk}, {self.unit} for each of {self.world} "
+                f"processes, found {smallest}. Plan larger batches."
+            )
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples that an epoch trains on, over all processes."""
+        return self.samples * self.world
+
+    def epoch(self, number: int) -> EpochPlan:
+        """Return the batches of an epoch, the first of which has number 0."""
+        return EpochPlan(tuple(self._stretches(number, 0, 0)))
+
+    def rest_of_epoch(self, number: int, samples: int, batches: int) -> EpochPlan:
+        """Return the batches that are left of an epoch.
+
+        Args:
+            number: The epoch, the first of which is 0.
+            samples: Samples of the epoch before an optimizer step, over all processes.
+            batches: Micro-batches of the epoch before it, on each process.
+        """
+        return EpochPlan(tuple(self._stretches(number, samples // self.world, batches)))
+
+    def steps(self, epochs: int) -> int:
+        """Count the optimizer steps of the first epochs."""
+        return sum(stretch.steps for number in range(epochs) for stretch in self._stretches(number, 0, 0))
+
+    @property
+    def _chunk(self) -> int:
+        """What a full step is a multiple of: one unit on each process."""
+        return self.unit * self.world
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [phase.start_sample for phase in self.phases]
+
+    def _stretches(self, epoch: int, done: int, batches: int) -> Iterator[Stretch]:
+        """The steps of an epoch after `done` samples and `batches` micro-batches on each process."""
+        fits = self.fits // self.unit
+        while done < self.samples:
+            start = epoch * self.samples_per_epoch + done * self.world
+            index = bisect_right(self._starts, start) - 1
+            phase = self.phases[index]
+            aim = phase.batch_size // self._chunk
+            layout = _aligned_layout(aim, fits, batches)
+            size, left = layout.global_batch_size * self.unit, self.samples - done
+            if size > left:
+                yield Stretch(self._last_step(phase, start, left, batches, layout.accumulate), 1)
+                return
+            steps = 1
+            if layout == layout_within(aim, fits):  # aligned now, and so after every step of its own
+                steps = left // size
+                if index + 1 < len(self._starts):
+                    steps = min(steps, -((start - self._starts[index + 1]) // (size * self.world)))
+            micros = (layout.micro * self.unit,) * layout.accumulate
+            stretch = Stretch(self._step(phase, start, batches, micros, layout.accumulate), steps)
+            yield stretch
+            batches = stretch.end
+            done += steps * size
+
+    def _last_step(self, phase: Phase, start: int, left: int, batches: int, most: int) -> PlannedStep:
+        """The step that takes what is left; `most` micro-batches are aligned and hold more than that."""
+        fewest = -(-left // (self.fits // self.unit * self.unit))
+        accumulate = next(count for count in range(fewest, most + 1) if batches % count == 0)
+        grain = 1 if self.samples % self.unit else self.unit
+        count = min(accumulate, left // grain)
+        share, rest = divmod(left // grain, count)
+        micros = (grain * (share + 1),) * rest + (grain * share,) * (count - rest)
+        return self._step(phase, start, batches, micros, accumulate)
+
+    def _step(self, phase: Phase, start: int, batches: int, micros: tuple[int, ...], accumulate: int) -> PlannedStep:
+        size = sum(micros) * self.world
+        # Lightning divides the loss by `accumulate`: where there are fewer micro-batches, each counts as in a step that
+        # has them all.
+        counted = size * accumulate // len(micros)
+        factor = min(phase.lr_factor, max(1.0, scale_lr(phase.lr_factor, counted, phase.batch_size, self.rule)))
+        return PlannedStep(start, size, batches, micros, accumulate, factor)
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The batches of one epoch, or of what is left of it, on each process.
+
+    >>> epoch = BatchPlan([Phase(0, 32), Phase(64, 128, 4.0)], samples=240, fits=64).epoch(0)
+    >>> epoch.sizes(), epoch.step_count, epoch.step_of(batch=5).start_sample
+    ([32, 32, 64, 64, 24, 24], 4, 192)
+
+    Args:
+        stretches: Its steps, in order.
+    """
+
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def step_count(self) -> int:
+        """Number of optimizer steps."""
+        return sum(stretch.steps for stretch in self.stretches)
+
+    def __len__(self) -> int:
+        """Number of micro-batches on each process."""
+        return self.stretches[-1].end - self.stretches[0].first.first_batch if self.stretches else 0
+
+    def sizes(self) -> list[int]:
+        """The size of each micro-batch on each process, in order."""
+        return [size for stretch in self.stretches for size in stretch.first.micros * stretch.steps]
+
+    def steps(self) -> Iterator[PlannedStep]:
+        """The optimizer steps, in order."""
+        return (stretch.step(index) for stretch in self.stretches for index in range(stretch.steps))
+
+    def step_of(self, batch: int) -> PlannedStep:
+        """Return the step that a micro-batch belongs to, by its number in the epoch."""
+        stretch = self.stretches[bisect_right(self._ends, batch)]
+        return stretch.step((batch - stretch.first.first_batch) // len(stretch.first.micros))
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [stretch.end for stretch in self.stretches]
+
+
+@lru_cache(maxsize=4096)
+def layout_within(share: int, fits: int) -> BatchLayout:
+    """Return how one process meets its share of a global batch, or of the nearest size below that can be met.
+
+    The micro-batches are equal, so that their mean is the mean of the batch, and the fewest that are.
+
+    >>> layout_within(256, fits=100), layout_within(1009, fits=100).global_batch_size
+    (BatchLayout(micro=64, accumulate=4, world=1), 1008)
+
+    Args:
+        share: Samples per optimizer step on one process.
+        fits: The largest micro-batch that fits, in samples.
+    """
+    return _aligned_layout(share, fits, 0)
+
+
+def _aligned_layout(share: int, fits: int, batches: int) -> BatchLayout:
+    """The same, where that many micro-batches are over: their number divides by the accumulation.
+
+    What is possible for a share is so for every larger one: while the share does not fall, no step of an epoch is
+    smaller than the one before it.
+    """
+    if share <= fits:
+        return BatchLayout(share)
+    # Up to twice the fewest: smaller micro-batches than half of what fits would leave the device empty.
+    most = min(share, 2 * -(-share // fits))
+    counts = [count for count in range(1, most + 1) if batches % count == 0]
+    return max((BatchLayout(min(fits, share // count), count) for count in counts), key=_samples)
+
+
+def _samples(layout: BatchLayout) -> int:
+    return layout.global_batch_size
