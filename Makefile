@@ -15,14 +15,17 @@ PINS = pyproject.toml $(CONSTRAINTS)
 INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	$(BIN)/python -m pip install --quiet --editable
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo demo-tune test lint bench clean
 .NOTPARALLEL:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.examples  ## find the largest batch size for a small model of handwritten digits
 	$(BIN)/bstuner find --memory_limit 64MiB examples/digits.py
+
+demo-tune: .venv/.examples  ## find the batch size and learning rate that train that model fastest
+	$(BIN)/bstuner tune examples/digits.py
 
 test: .venv/.test  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest -n 2 --doctest-modules tests bstuner $(ARGS)
@@ -32,13 +35,14 @@ lint: .venv/.lint  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.examples  ## measure the search, and the finder beside Lightning's own
+bench: .venv/.examples  ## measure the searches: beside Lightning's own finder, and before and after tuning
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/find_vs_lightning.py
+	$(BIN)/python benchmarks/tune_real.py
 
 clean:  ## remove .venv, caches and what runs leave behind
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
-	rm -f bstuner-result.json bstuner-overlay.yaml
+	rm -f bstuner-result.json bstuner-overlay.yaml bstuner-study.log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: written once it is installed, out of date when the pins are newer.

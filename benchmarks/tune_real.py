@@ -1,6 +1,6 @@
 """Tune real trainings on the CPU, then train with the user's settings and with the tuned ones, side by side.
 
-    python benchmarks/tune_real.py [--cases NAME ...] [--repeats N] [--json]
+    python benchmarks/tune_real.py [--cases NAME ...] [--repeats N] [--trials N] [--json]
 
 The trainings are those of `examples/`, started from settings that a user might have. After each search, with its own
 seed, both settings train afresh with another seed: once for the budget of a trial, which is what the search looks at,
@@ -67,7 +67,7 @@ CASES = {
     "digits-as-is": digits_at(0.05, "examples/digits.py as it stands"),
     "digits-low": digits_at(0.001, "the same with the default learning rate of torch's SGD"),
     # Without max_val the search would fill the machine's memory: on a CPU that takes longer than training does.
-    "gpt": Case("examples/gpt.py as it stands, AdamW", gpt.GPT, gpt.StandardLibrary, 16, 3e-4, 2, {"max_val": 512}),
+    "gpt": Case("examples/gpt.py --epochs 1, AdamW", gpt.GPT, gpt.StandardLibrary, 16, 3e-4, 1, {"max_val": 512}),
 }
 
 
@@ -160,13 +160,12 @@ def train(case: Case, settings: Settings, seed: int, samples: int | None, warmup
     return Run(curve.curve, curve.seconds)
 
 
-def search(case: Case, seed: int) -> bstuner.TuneResult:
+def search(case: Case, seed: int, n_trials: int) -> bstuner.TuneResult:
     L.seed_everything(seed)
+    settings = {"seed": seed, "n_trials": n_trials, **case.tuner}
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(folder, [], max_epochs=case.epochs)
-        return bstuner.tune(
-            trainer, case.model(case.lr), datamodule=case.data(case.batch_size), seed=seed, **case.tuner
-        )
+        return bstuner.tune(trainer, case.model(case.lr), datamodule=case.data(case.batch_size), **settings)
 
 
 def compare(case: Case, result: bstuner.TuneResult, seed: int, samples: int | None) -> dict[str, Any]:
@@ -192,9 +191,9 @@ def compare(case: Case, result: bstuner.TuneResult, seed: int, samples: int | No
     }
 
 
-def measure(case: Case, seed: int) -> dict[str, Any]:
+def measure(case: Case, seed: int, n_trials: int) -> dict[str, Any]:
     before = {name: clock() for name, clock in CLOCKS.items()}
-    result = search(case, seed)
+    result = search(case, seed, n_trials)
     spent = {name: clock() - before[name] for name, clock in CLOCKS.items()}
     told = result.as_dict()
     for trial in (told["baseline"], told["best"], *told["trials"], *told["confirmation"]):
@@ -266,6 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=3, help="searches of each case, each with a seed of its own")
+    parser.add_argument("--trials", type=int, default=20, help="most trials of a search, as `n_trials` of the tuner")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -273,10 +273,12 @@ def main() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     cases: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.cases}
-    for seed in range(1, arguments.repeats + 1):
-        for name, measured in cases.items():
-            with contextlib.redirect_stdout(sys.stderr):  # where the search shows its trials
-                measured.append(measure(CASES[name], seed))
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):  # Ctrl-C: what was measured so far is reported
+        for seed in range(1, arguments.repeats + 1):
+            for name, measured in cases.items():
+                with contextlib.redirect_stdout(sys.stderr):  # where the search shows its trials
+                    measured.append(measure(CASES[name], seed, arguments.trials))
+    cases = {name: measured for name, measured in cases.items() if measured}
     if arguments.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": L.__version__}
         print(json.dumps({**versions, "cores": os.cpu_count(), "repeats": arguments.repeats, "cases": cases}))

@@ -130,7 +130,7 @@ def tune(
     if result is None or placement is None:
         raise InvalidSetting("Expected a Trainer that can search; under fast_dev_run there is nothing to search for.")
     left = f"Not in place, because only your code can say so: {'; '.join(result.by_hand)}."
-    return result.with_settings(placement.apply(trainer), [left] if result.by_hand else [])
+    return result.with_settings(placement.apply(trainer, model), [left] if result.by_hand else [])
 
 
 def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:

@@ -2,6 +2,7 @@
 
 python examples/digits.py                  # trains at batch size 32
 bstuner find examples/digits.py            # finds the largest batch that fits, trains nothing
+bstuner tune examples/digits.py            # finds the batch size and learning rate that get there soonest
 """
 
 from __future__ import annotations

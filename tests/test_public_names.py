@@ -14,7 +14,10 @@ FLOORS = ["core", "device", "training", "study", "report", "callbacks", "cli"]
 
 
 def test_the_public_names() -> None:
-    assert bstuner.__all__ == ["BatchSizeFinder", "BstunerError", "FindResult", "Probe", "find"]
+    assert bstuner.__all__ == [
+        *("BatchSizeFinder", "BatchSizeTuner", "BstunerError", "FindResult", "LearningRateWarmup", "Probe"),
+        *("TuneResult", "find", "tune"),
+    ]
     assert all(hasattr(bstuner, name) for name in bstuner.__all__)
 
 
@@ -41,7 +44,13 @@ def test_a_room_imports_only_from_its_own_floor_and_those_below() -> None:
 
 
 def test_the_pure_floor_knows_neither_torch_nor_lightning_and_devices_do_not_know_lightning() -> None:
-    foreign = {"core": ("torch", "lightning", "optuna", "numpy"), "device": ("lightning", "optuna")}
+    foreign = {
+        "core": ("torch", "lightning", "optuna"),
+        "device": ("lightning", "optuna"),
+        "training": ("optuna",),
+        "study": ("torch", "lightning"),
+        "report": ("torch", "optuna"),
+    }
     wrong = [
         f"{path.name} imports {name}"
         for floor, packages in foreign.items()

@@ -20,8 +20,9 @@ from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.callbacks.mailbox import Mailbox
 from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices
 from bstuner.callbacks.warmup import LearningRateWarmup
-from bstuner.core.budget import TrialBudget
+from bstuner.core.budget import TrialBudget, check_trial_budget
 from bstuner.core.layout import BatchLayout
+from bstuner.core.result import FindResult
 from bstuner.core.scaling import Rule
 from bstuner.core.trial import Mode
 from bstuner.core.tune_result import Objective, TuneResult
@@ -32,6 +33,7 @@ from bstuner.report.tuning import TuningDisplay
 from bstuner.study.settings import TuneSettings
 from bstuner.training._lightning import end_run_early, forget_loaders, spawns_processes
 from bstuner.training.find import find_largest
+from bstuner.training.placement import Placement
 from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.remarks import accumulation_remarks
 from bstuner.training.resume import take_up, to_save
@@ -138,7 +140,12 @@ class BatchSizeTuner(OwnCallback):
             converts=True,
         )
         _check(isinstance(monitor, str) and bool(monitor), "monitor", "the name of a logged metric", monitor)
-        _check(0 <= margin < 1, "margin", "a share of the memory from 0 up to 1", margin)
+        _check(
+            isinstance(margin, (int, float)) and 0 <= margin < 1,
+            "margin",
+            "a share of the memory from 0 up to 1",
+            margin,
+        )
         _check(max_val is None or (_is_whole(max_val) and max_val >= 1), "max_val", "a whole number from 1", max_val)
         rules = ("linear", "sqrt", "none", "auto")
         _check(scaling_rule in rules, "scaling_rule", " or ".join(map(repr, rules)), scaling_rule)
@@ -148,6 +155,8 @@ class BatchSizeTuner(OwnCallback):
         _check(take is None or objective == "both", "take", "None without objective='both'", take)
         _check(pruner is None or objective != "both", "pruner", "None with objective='both': nothing is pruned", pruner)
         _check(study is None or study_name is None, "study_name", "None beside a study", study_name)
+        _check(study is None or storage is None, "storage", "None beside a study", storage)
+        check_trial_budget(trial_budget)
         self.trial_settings = TrialSettings(
             monitor, trial_budget, lr_arg_name, scaling_rule, scale_adam, warmup, memory_limit=limit
         )
@@ -195,7 +204,7 @@ class BatchSizeTuner(OwnCallback):
 
     def _refuse_other_searches(self, trainer: Trainer) -> None:
         for other in trainer.callbacks:
-            if other is not self and isinstance(other, _SEARCHES):
+            if isinstance(other, _SEARCHES):
                 raise SettingRefused(
                     "Expected BatchSizeTuner to be the only callback that searches, found another "
                     f"{type(other).__name__}. Take one of them out of the callbacks: the tuner itself finds the "
@@ -211,7 +220,7 @@ class BatchSizeTuner(OwnCallback):
         shows = shows_progress(trainer)
         try:
             with SearchDisplay(enabled=shows) as display:
-                found, placement = find_largest(trainer, "fit", self.find_settings, display, fresh=True)
+                found, placement = self._find(trainer, display)
             # Silent itself about what it found: the findings at the end hold it.
             with open_trials(trainer, start, found, placement, self.trial_settings) as trials:
                 search = SearchForPair(trainer, trials, found, self.tune_settings, self.choices)
@@ -233,6 +242,13 @@ class BatchSizeTuner(OwnCallback):
             tuning.show(self._result)
             if spawns_processes(trainer):
                 self._mailbox.post(self._result)
+
+    def _find(self, trainer: Trainer, display: SearchDisplay) -> tuple[FindResult, Placement]:
+        try:
+            return find_largest(trainer, "fit", self.find_settings, display, fresh=True)
+        except KeyboardInterrupt:
+            display.show_interrupted(init_val=False)
+            raise
 
     def _take_up(self, trainer: Trainer, start: FrozenStart) -> SettingsInPlace:
         with SearchDisplay(enabled=shows_progress(trainer)) as display:
@@ -294,7 +310,7 @@ class BatchSizeTuner(OwnCallback):
 
 
 # They would change afterwards what the tuner has put in place.
-_SEARCHES = (BatchSizeFinder, BatchSizeTuner, LightningsFinder, LearningRateFinder)
+_SEARCHES = (BatchSizeFinder, LightningsFinder, LearningRateFinder)
 
 
 def _is_whole(value: object) -> bool:

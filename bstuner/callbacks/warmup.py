@@ -17,10 +17,10 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
-from torch.utils.hooks import RemovableHandle
 
 from bstuner.core.scaling import warmup_lr
 from bstuner.errors import InvalidSetting
+from bstuner.training.lr_at_step import LRAtStep
 from bstuner.training.rehearsal import CallbackOfOtherRoot
 from bstuner.training.strategy import refuse_unsupported, replicas
 
@@ -92,8 +92,7 @@ class LearningRateWarmup(Callback, CallbackOfOtherRoot):
         self._now = self._start
         # By the fit loop, because a search has loops of its own: what it trains does not count for the run.
         self._counts: WeakKeyDictionary[Any, _Count] | None = None
-        self._handles: list[RemovableHandle] = []
-        self._held: dict[Optimizer, list[tuple[dict[str, Any], Any]]] = {}
+        self._at_step = LRAtStep(self._lowered, self._stepped)
         self._shares_differ = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -105,15 +104,11 @@ class LearningRateWarmup(Callback, CallbackOfOtherRoot):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the optimizers of the training that starts: the run, a probe or a trial."""
         self._now = self._count_in(trainer)
-        self._held.clear()  # of a trial that ended in the middle of a step, and was put back whole
         self._shares_differ = replicas(trainer) > 1 and not _equal_shares(trainer)
-        # Once each. The old handles are kept: where a search puts optimizers back, it puts back their hooks too.
-        self._let_go()
-        for optimizer in trainer.optimizers:
-            if any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"]):
-                _check_lr(optimizer)
-                self._handles.append(optimizer.register_step_pre_hook(self._lower))
-                self._handles.append(optimizer.register_step_post_hook(self._put_back))
+        training = [optimizer for optimizer in trainer.optimizers if _trains(optimizer)]
+        for optimizer in training:
+            _check_lr(optimizer)
+        self._at_step.watch(training)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the batch. At its start, so that checkpoints at its end hold it, whichever callback comes first."""
@@ -128,10 +123,7 @@ class LearningRateWarmup(Callback, CallbackOfOtherRoot):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the optimizers as the user's code has them."""
-        for optimizer in list(self._held):
-            self._restore(optimizer)
-        self._let_go()
-        self._handles.clear()
+        self._at_step.let_go()
         self._counts = None  # which could not be sent to another process
 
     def state_dict(self) -> dict[str, Any]:
@@ -153,26 +145,11 @@ class LearningRateWarmup(Callback, CallbackOfOtherRoot):
             self._counts = WeakKeyDictionary()
         return self._counts.setdefault(trainer.fit_loop, replace(self._start))
 
-    def _lower(self, optimizer: Optimizer, *_: Any) -> None:
-        self._restore(optimizer)  # after a step that failed, where the user's code has caught the error
-        seen = self._now.before
-        if seen >= self.samples:
-            return
-        self._held[optimizer] = [(group, group["lr"]) for group in optimizer.param_groups]
-        for group, lr in self._held[optimizer]:
-            group["lr"] = warmup_lr(lr, lr * self.start_factor, seen, self.samples)
+    def _lowered(self, lr: Any) -> Any:
+        return warmup_lr(lr, lr * self.start_factor, self._now.before, self.samples)
 
-    def _put_back(self, optimizer: Optimizer, *_: Any) -> None:
-        self._restore(optimizer)
+    def _stepped(self) -> None:
         self._now.stepped = True
-
-    def _restore(self, optimizer: Optimizer) -> None:
-        for group, lr in self._held.pop(optimizer, []):
-            group["lr"] = lr
-
-    def _let_go(self) -> None:
-        for handle in self._handles:
-            handle.remove()
 
     def _global_size(self, trainer: Trainer, batch: Any) -> int:
         try:
@@ -197,6 +174,10 @@ def _equal_shares(trainer: Trainer) -> bool:
         and type(loader.batch_sampler) is BatchSampler
         for loader in CombinedLoader(trainer.train_dataloader).flattened
     )
+
+
+def _trains(optimizer: Optimizer) -> bool:
+    return any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"])
 
 
 def _check_lr(optimizer: Optimizer) -> None:

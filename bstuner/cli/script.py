@@ -81,9 +81,8 @@ def run_until_trainer(
             if not searched and not (isinstance(error, SystemExit) and not error.code):
                 raise
     if run.result is None:
-        raise run.failure or ScriptError(
-            f"{script} ended without calling a Trainer. Expected it to call {_in_words(methods)}."
-        )
+        what = "calling a Trainer" if len(methods) > 1 else "training"
+        raise run.failure or ScriptError(f"{script} ended without {what}. Expected it to call {_in_words(methods)}.")
     return run
 
 

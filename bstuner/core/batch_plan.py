@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,15 +67,15 @@ class BatchPlan:
 
     Lightning clears the gradients where the number of micro-batches before divides by `accumulate_grad_batches`, and
     steps where the number after does. So a change of accumulation starts at the first step where the epoch's count
-    divides by the new value; until then, each step is the largest for which it divides. And the last step of an epoch
-    holds what is left, split as evenly as possible.
+    divides by the new value; until then, a step has as many of the new micro-batches as divide both. And the last step
+    of an epoch holds what is left, split as evenly as possible.
 
     The learning rate follows the size that a step really has, but stays at least nominal: at batches smaller than the
     user's own, the user's own code leaves it as it is.
 
     >>> plan = BatchPlan([Phase(0, 32), Phase(96, 128, 4.0)], samples=240, fits=64, unit=32)
     >>> [(step.batch_size, step.micros, step.lr_factor) for step in plan.epoch(0).steps()]
-    [(32, (32,), 1.0), (32, (32,), 1.0), (32, (32,), 1.0), (96, (32, 32, 32), 3.0), (48, (48,), 1.5)]
+    [(32, (32,), 1.0), (32, (32,), 1.0), (32, (32,), 1.0), (64, (64,), 2.0), (80, (40, 40), 2.5)]
 
     Args:
         phases: The planned batch sizes, by their starts.
@@ -84,8 +85,9 @@ class BatchPlan:
         world: Number of processes that train together.
         rule: How the learning rate follows where a step's size is not the planned one: that of `plan_growth`, or "none"
             where the plan leaves the learning rate alone.
-        unit: Every micro-batch is a multiple of it, in samples; where `samples` is none, the last step of an epoch
-            takes the rest. With the user's own micro-batch as unit, no last batch is smaller than without a plan.
+        unit: Every micro-batch is a multiple of it, in samples; where `samples` is no such multiple, the last step of
+            an epoch takes the rest too. With the user's own micro-batch as unit, the last step is never left with fewer
+            samples than the last batch without a plan.
 
     Raises:
         InvalidSetting: The phases are no plan, an argument is below 1, or `fits` or a batch size is below the unit.
@@ -132,7 +134,7 @@ class BatchPlan:
         """
         return EpochPlan(tuple(self._stretches(number, samples // self.world, batches)))
 
-    def steps(self, epochs: int) -> int:
+    def step_count(self, epochs: int) -> int:
         """Count the optimizer steps of the first epochs."""
         return sum(stretch.steps for number in range(epochs) for stretch in self._stretches(number, 0, 0))
 
@@ -152,28 +154,37 @@ class BatchPlan:
             start = epoch * self.samples_per_epoch + done * self.world
             index = bisect_right(self._starts, start) - 1
             phase = self.phases[index]
-            aim = phase.batch_size // self._chunk
-            layout = _aligned_layout(aim, fits, batches)
-            size, left = layout.global_batch_size * self.unit, self.samples - done
+            layout = layout_within(self._share(phase), fits)
+            count = math.gcd(batches, layout.accumulate)
+            size, left = layout.micro * count * self.unit, self.samples - done
             if size > left:
-                yield Stretch(self._last_step(phase, start, left, batches, layout.accumulate), 1)
+                yield Stretch(self._last_step(phase, start, left, batches, count), 1)
                 return
             steps = 1
-            if layout == layout_within(aim, fits):  # aligned now, and so after every step of its own
+            if count == layout.accumulate:  # aligned now, and so after every step of its own
                 steps = left // size
                 if index + 1 < len(self._starts):
                     steps = min(steps, -((start - self._starts[index + 1]) // (size * self.world)))
-            micros = (layout.micro * self.unit,) * layout.accumulate
-            stretch = Stretch(self._step(phase, start, batches, micros, layout.accumulate), steps)
+            micros = (layout.micro * self.unit,) * count
+            stretch = Stretch(self._step(phase, start, batches, micros, count), steps)
             yield stretch
             batches = stretch.end
             done += steps * size
+
+    def _share(self, phase: Phase) -> int:
+        """Units on each process in a step of a phase."""
+        share = phase.batch_size // self._chunk
+        # A batch beyond the epoch is one step of all of it, however far beyond; halves of it are as good, and ways to
+        # lay out an endless one need not be tried.
+        while share * self.unit > 4 * (self.samples + self.unit):
+            share //= 2
+        return share
 
     def _last_step(self, phase: Phase, start: int, left: int, batches: int, most: int) -> PlannedStep:
         """The step that takes what is left; `most` micro-batches are aligned and hold more than that."""
         fewest = -(-left // (self.fits // self.unit * self.unit))
         accumulate = next(count for count in range(fewest, most + 1) if batches % count == 0)
-        grain = 1 if self.samples % self.unit else self.unit
+        grain = 1 if left % self.unit else self.unit
         count = min(accumulate, left // grain)
         share, rest = divmod(left // grain, count)
         micros = (grain * (share + 1),) * rest + (grain * share,) * (count - rest)
@@ -193,8 +204,8 @@ class EpochPlan:
     """The batches of one epoch, or of what is left of it, on each process.
 
     >>> epoch = BatchPlan([Phase(0, 32), Phase(64, 128, 4.0)], samples=240, fits=64).epoch(0)
-    >>> epoch.sizes(), epoch.step_count, epoch.step_of(batch=5).start_sample
-    ([32, 32, 64, 64, 24, 24], 4, 192)
+    >>> epoch.sizes(), epoch.step_count, epoch.step_of(batch=3).start_sample
+    ([32, 32, 64, 64, 48], 4, 64)
 
     Args:
         stretches: Its steps, in order.
@@ -242,22 +253,7 @@ def layout_within(share: int, fits: int) -> BatchLayout:
         share: Samples per optimizer step on one process.
         fits: The largest micro-batch that fits, in samples.
     """
-    return _aligned_layout(share, fits, 0)
-
-
-def _aligned_layout(share: int, fits: int, batches: int) -> BatchLayout:
-    """The same, where that many micro-batches are over: their number divides by the accumulation.
-
-    What is possible for a share is so for every larger one: while the share does not fall, no step of an epoch is
-    smaller than the one before it.
-    """
-    if share <= fits:
-        return BatchLayout(share)
-    # Up to twice the fewest: smaller micro-batches than half of what fits would leave the device empty.
-    most = min(share, 2 * -(-share // fits))
-    counts = [count for count in range(1, most + 1) if batches % count == 0]
-    return max((BatchLayout(min(fits, share // count), count) for count in counts), key=_samples)
-
-
-def _samples(layout: BatchLayout) -> int:
-    return layout.global_batch_size
+    fewest = -(-share // fits)
+    # Up to twice as many: with micro-batches of less than half of what fits, a device stands half empty.
+    count = max(range(fewest, min(share, 2 * fewest) + 1), key=lambda count: share // count * count)
+    return BatchLayout(share // count, count)

@@ -7,7 +7,7 @@ import re
 
 from bstuner.errors import InvalidSetting
 
-__all__ = ["TrialBudget", "budget_in_samples", "sample_marks"]
+__all__ = ["TrialBudget", "budget_in_samples", "check_trial_budget", "sample_marks"]
 
 TrialBudget = int | float | str
 
@@ -19,6 +19,32 @@ FEWEST_STEPS = 64
 # The most validations of a trial: more would tell little more about when the target was reached.
 MOST_MARKS = 24
 FEWEST_MARKS = 8
+
+_EPOCHS = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*ep\s*")
+
+
+def check_trial_budget(budget: object) -> None:
+    """Refuse a budget that cannot be read, whatever it is a budget of.
+
+    >>> check_trial_budget("0.5ep")
+    >>> check_trial_budget(1.5)
+    Traceback (most recent call last):
+    bstuner.errors.InvalidSetting: Expected trial_budget as a whole number of samples, a float share of the fit above \
+0 and up to 1, or epochs such as '0.5ep', found 1.5.
+
+    Args:
+        budget: As for `budget_in_samples`.
+
+    Raises:
+        InvalidSetting: It is none of these.
+    """
+    whole = isinstance(budget, int) and not isinstance(budget, bool)
+    share = isinstance(budget, float) and 0 < budget <= 1
+    if not (budget is None or whole or share or (isinstance(budget, str) and _EPOCHS.fullmatch(budget))):
+        raise InvalidSetting(
+            "Expected trial_budget as a whole number of samples, a float share of the fit above 0 and up to 1, or "
+            f"epochs such as '0.5ep', found {budget!r}."
+        )
 
 
 def budget_in_samples(
@@ -59,23 +85,17 @@ def budget_in_samples(
 
 
 def _samples(budget: TrialBudget | None, fit: int | None, epoch: int | None, batch_size: int) -> float:
-    if isinstance(budget, int) and not isinstance(budget, bool):
+    check_trial_budget(budget)
+    if isinstance(budget, int):
         return budget
     if isinstance(budget, str):
-        return _epochs(budget) * _known(epoch, budget, "epoch")
+        match = _EPOCHS.fullmatch(budget)
+        assert match is not None
+        return float(match[1]) * _known(epoch, budget, "epoch")
     whole = _known(fit, budget, "fit")
     if budget is None:
         return min(whole, max(DEFAULT_SHARE * whole, FEWEST_STEPS * batch_size))
-    if not isinstance(budget, float) or not 0 < budget <= 1:
-        raise _unreadable(budget)
     return budget * whole
-
-
-def _epochs(text: str) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*ep\s*", text)
-    if match is None:
-        raise _unreadable(text)
-    return float(match[1])
 
 
 def _known(length: int | None, budget: TrialBudget | None, name: str) -> int:
@@ -85,13 +105,6 @@ def _known(length: int | None, budget: TrialBudget | None, name: str) -> int:
             f"{budget!r}. Pass trial_budget=100_000, for example."
         )
     return length
-
-
-def _unreadable(budget: object) -> InvalidSetting:
-    return InvalidSetting(
-        "Expected trial_budget as a whole number of samples, a float share of the fit above 0 and up to 1, or epochs "
-        f"such as '0.5ep', found {budget!r}."
-    )
 
 
 def sample_marks(budget: int, batch_size: int, validation_samples: int | None) -> tuple[int, ...]:

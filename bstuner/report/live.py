@@ -74,16 +74,22 @@ class SearchDisplay:
         self._progress.stop()
         self._console.print(find_summary(result))
 
-    def show_interrupted(self) -> None:
-        """Say what was found so far, and how to go on."""
+    def show_interrupted(self, init_val: bool = True) -> None:
+        """Say what was found so far, and how to go on.
+
+        Args:
+            init_val: whether a search can be told where to begin.
+
+        """
         self._progress.stop()
         if self._best is None:
             self._console.print("Interrupted: no batch size has been shown to fit yet. Run again to search.")
             return
         peak = f" ({format_bytes(self._best.peak_bytes)})" if self._best.peak_bytes is not None else ""
+        again = f" with init_val={self._best.batch_size} to go on from there" if init_val else " to search"
         self._console.print(
             f"Interrupted after {self._count} probes: {self._best.batch_size}{peak} fits, larger sizes are unknown. "
-            f"Run again with init_val={self._best.batch_size} to go on from there."
+            f"Run again{again}."
         )
 
     def _update(self, text: str, done: int | None = None, total: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How the training to a target follows batch size and learning rate: what is known beforehand, corrected by what was seen.
+"""How the training to a target follows batch size and learning rate: known beforehand, corrected by what was seen.
 
 Many guesses are drawn at how this training behaves. Each is a formula: the samples a batch needs (McCandlish et al.
 2018, arXiv 1812.06162, equation 2.7), the seconds a sample takes, and a loss of time on both sides of the best learning
@@ -55,9 +55,9 @@ class PaceModel:
     Args:
         ks: The doublings of the reference batch size that may be tried.
         batch_sizes: The batch sizes they are.
-        seconds_per_sample: Seconds that a sample takes at each of them, up to a common factor.
+        log_seconds: Log of the seconds that a sample takes at each of them, up to a constant.
         rule: How learning rates follow the batch size.
-        guesses: One row per guess; see `_draw`.
+        guesses: One row per guess; its columns are named where they are drawn.
     """
 
     ks: Array
@@ -70,7 +70,14 @@ class PaceModel:
     def prior(
         cls, ks: Sequence[int], batch_sizes: Sequence[int], seconds_per_sample: Sequence[float], rule: Rule
     ) -> PaceModel:
-        """What is known before any trial."""
+        """What is known before any trial.
+
+        Args:
+            ks: As for the class.
+            batch_sizes: As for the class.
+            seconds_per_sample: Seconds that a sample takes at each of them, up to a common factor.
+            rule: As for the class.
+        """
         rng = np.random.default_rng(0)  # of the method, not of the study: the same guesses for everybody
         low, high = np.log(min(batch_sizes)), np.log(max(batch_sizes))
         guesses = np.column_stack([
@@ -135,7 +142,7 @@ class PaceModel:
         crowding = np.log1p(np.exp(log_batch - log_critical))
         off = log_lr - (best_lr + steeper * k * np.log(2) - _EXPONENT[self.rule] * strictness * crowding)
         lost = np.logaddexp(np.log(loss) - gain * off, np.log(gain) + loss * off) - np.log(gain + loss)
-        return crowding + np.minimum(lost, _LOSS_CAP)
+        return np.asarray(crowding + np.minimum(lost, _LOSS_CAP))
 
 
 def _kernel(k: Array, lr: Array, other_k: Array, other_lr: Array) -> Array:

@@ -103,14 +103,15 @@ class PaceSampler(BaseSampler):
         return params[LOG2_BATCH_RATIO], math.log(params[BASE_LR] / self._space.reference_lr)
 
     def _observations(self, view: StudyView, trial: FrozenTrial) -> list[Observation]:
-        """What each trial says about its time to the target."""
+        """What each trial says about the samples to the target."""
         assert view.baseline is not None
         assert view.best is not None
-        seen = [
-            Observation(*self._place(record.params), *_told(record, view.best, view.baseline, self._mode))
-            for record in view.records
-            if record.summary.verdict != "out of memory"
-        ]
+        seen = []
+        for record in view.records:
+            if record.summary.verdict != "out of memory":
+                k, log_lr = self._place(record.params)
+                log_samples, error, at_least = _told(record, view.best, view.baseline, self._mode)
+                seen.append(Observation(k, log_lr, log_samples, error, at_least))
         best = math.log(view.best.summary.samples / view.baseline.summary.samples)
         for other in view.in_state(TrialState.RUNNING):
             if other.number != trial.number and len(other.params) == 2 and role_of(other) != "confirm":

@@ -27,6 +27,7 @@ from bstuner.study.worker_protocol import LoneWorker, StudyWorker
 __all__ = ["tune"]
 
 _POLL_SECONDS = 2.0
+_PURPOSE = ("role", "confirms", "expected_gain")  # what a trial that is put back into the queue takes along
 
 
 class _Silent:
@@ -246,7 +247,7 @@ class _Search:
             return  # what went wrong came after its answer
         trial.set_user_attr("outcome", "interrupted" if again else "error")
         trial.set_user_attr("error", reason)
-        purpose = {str(name): value for name, value in trial.user_attrs.items() if name in ("role", "confirms")}
+        purpose = {str(name): value for name, value in trial.user_attrs.items() if name in _PURPOSE}
         params = trial.params
         self.study.tell(trial, state=TrialState.FAIL)
         if again:

@@ -54,8 +54,11 @@ class TuneSettings:
                 continue
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
                 raise InvalidSetting(f"{name}: expected a whole number of at least 1, found {count!r}.")
-        if self.timeout is not None and not self.timeout >= 0:
+        if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and self.timeout >= 0):
             raise InvalidSetting(f"timeout: expected seconds, 0 or more, found {self.timeout!r}.")
+        seed = self.seed
+        if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 - 1):
+            raise InvalidSetting(f"seed: expected a whole number from 0, below 2**32 - 1, or None, found {seed!r}.")
         for name, word, known in (
             ("mode", self.mode, ("min", "max")),
             ("objective", self.objective, ("time", "metric", "both")),

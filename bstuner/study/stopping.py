@@ -12,7 +12,7 @@ __all__ = ["check_baseline", "stop_reason"]
 # A trial that is faster by less than this is as fast.
 _BETTER_BY = 0.02
 # Nothing is left to try where so many trials in a row were not better and had not promised this share of the best time.
-_PROMISING, _UNPROMISING_TRIALS = 0.02, 2
+_PROMISING, _UNPROMISING_TRIALS = 0.02, 3
 # So many baselines of training that brought nothing better are enough, however many trials that was.
 _IDLE_COST = 3.0
 

@@ -128,7 +128,7 @@ class LearningRate:
         return expected
 
     def _scaled(self, written: float, lr: float) -> float:
-        return lr if written == self.reference else written * (lr / self.reference)
+        return lr * (written / self.reference)  # so rounded, the reference becomes `lr` itself
 
     def _change_what_is_left(self, trainer: Trainer, optimizer: Any, written: list[float | None], lr: float) -> None:
         schedulers = attached_to(optimizer, trainer)
@@ -148,7 +148,7 @@ class LearningRate:
 def _change(found: float | None, expected: float | None) -> Callable[[float], float]:
     if not found or expected is None or found == expected:
         return lambda rate: rate
-    return lambda rate: expected if rate == found else rate * (expected / found)
+    return lambda rate: expected * (rate / found)
 
 
 def _rule_for(kinds: list[Any]) -> tuple[RuleFound, tuple[str, ...]]:

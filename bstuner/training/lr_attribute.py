@@ -54,8 +54,8 @@ def make(trainer: Trainer) -> Made:
     if first is None or first < 0 or not math.isfinite(first):
         found = "no optimizer" if not any(bases) else next(_flat(bases)) if first is None else first
         raise LearningRateNotSettable(
-            "Expected configure_optimizers() to return an optimizer whose parameter groups have a learning rate above 0, "
-            f"found {found}. Give it one: it is what is tuned."
+            "Expected configure_optimizers() to return an optimizer whose parameter groups have learning rates "
+            f"above 0, found {found}. Give it one: it is what is tuned."
         )
     return Made([type(optimizer) for optimizer in trainer.optimizers], source_of(*pairs[0]), births.seen, bases, first)
 

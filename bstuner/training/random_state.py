@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,3 +39,27 @@ class RandomState:
             torch.cuda.set_rng_state_all(self._cuda)
         if self._mps is not None:
             torch.mps.set_rng_state(self._mps)
+
+    def as_values(self) -> dict[str, Any]:
+        """The state in numbers, texts and tensors alone, as checkpoints that are loaded with `weights_only` want it."""
+        version, words, gauss = self._python
+        key = self._numpy["state"]["key"]
+        inner = {**self._numpy["state"], "key": torch.from_numpy(key.astype(np.int64))}
+        return {
+            "python": [version, torch.tensor(words), gauss],
+            "numpy": {**self._numpy, "state": inner},
+            "torch": self._torch,
+            "cuda": self._cuda,
+            "mps": self._mps,
+        }
+
+    @classmethod
+    def of_values(cls, values: dict[str, Any]) -> RandomState:
+        """The state that `as_values` has told."""
+        state = cls()
+        version, words, gauss = values["python"]
+        state._python = version, tuple(words.tolist()), gauss
+        inner = values["numpy"]["state"]
+        state._numpy = {**values["numpy"], "state": {**inner, "key": inner["key"].numpy().astype(np.uint32)}}
+        state._torch, state._cuda, state._mps = values["torch"], values["cuda"], values["mps"]
+        return state

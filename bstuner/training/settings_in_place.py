@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 # Undocumented but without an underscore: it writes every holder at once, as Lightning's own tuner does.
 from lightning.pytorch.utilities.parsing import lightning_setattr
@@ -33,7 +33,7 @@ class SettingsInPlace:
         step_constants: the schedulers' constants that count steps.
         scale_adam: whether Adam's betas and epsilon follow the batch.
         changed: what was set in the Trainer beside batch size and learning rate, in words.
-        converted: what was converted of the schedulers' constants, in words.
+        converted: what was converted of the schedulers' and Adam's constants, in words.
         warnings: what the user should know of that.
 
     """
@@ -62,12 +62,22 @@ class SettingsInPlace:
         ratio = self.layout.global_batch_size / layout.global_batch_size
         steps = steps_of(trainer, layout, self.data)
         done = self.step_constants.convert(trainer.lr_scheduler_configs, ratio, steps=steps)
-        self.converted = done.changed
+        self.converted = (*done.changed, *(_adam_in_words(trainer) if self.scale_adam and ratio != 1 else ()))
         self.warnings = [*self.learning_rate.warnings, *done.warnings]
 
     def placement(self, layout: BatchLayout, lr: float) -> TunedPlacement:
         """What of these can be put in place outside a fit."""
         return TunedPlacement(self.batching, self.step_settings, self.learning_rate.attribute, layout, lr)
+
+
+def _adam_in_words(trainer: Trainer) -> tuple[str, ...]:
+    told = []
+    for optimizer in trainer.optimizers:
+        group = optimizer.param_groups[0]
+        if "betas" in group and "eps" in group:
+            betas = ", ".join(repr(float(beta)) for beta in group["betas"])
+            told.append(f"{type(optimizer).__name__}(betas=({betas}), eps={float(group['eps'])!r})")
+    return tuple(told)
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,12 @@ class TunedPlacement:
     layout: BatchLayout
     lr: float
 
-    def apply(self, trainer: Trainer) -> tuple[str, ...]:
+    def apply(self, trainer: Trainer, module: LightningModule) -> tuple[str, ...]:
         """Write it all; the settings of the Trainer that changed, in words."""
         self.batching.apply(self.layout.micro)
         trainer.accumulate_grad_batches = self.layout.accumulate
         if self.attribute is not None:
-            lightning_setattr(trainer.lightning_module, self.attribute, self.lr)
+            # Not the Trainer's: it has none where processes that it has spawned have searched.
+            lightning_setattr(module, self.attribute, self.lr)
         # The callbacks that save were set aside for the search, and are as the user has them.
         return self.step_settings.with_checkpoints_of(trainer).apply(trainer, self.layout)

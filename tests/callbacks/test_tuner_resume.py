@@ -10,7 +10,7 @@ import pytest
 import torch
 import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
-from sameness import assert_same
+from sameness import assert_same, everything
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from tuning import REFERENCE, Noisy, Wish, by_step, one_cycle, rate_of, result_of, seeded, sgd, wishing
@@ -50,13 +50,14 @@ def constants(module: Any) -> Any:
 MAKES = {
     "an attribute": ("lr", sgd),
     "written in the code": ("written", sgd),
-    "OneCycleLR over the whole fit": ("written", one_cycle),
     "a constant of a scheduler": ("lr", constants),
 }
+# Lightning itself does not go on in the middle of an epoch where the user's code asks for the length of the fit.
+ONE_CYCLE = "OneCycleLR over the whole fit"
 
 
 def fit(make: str, where: Path, ckpt: Path | None, every: int = 12, **settings: Any) -> tuple[Any, L.Trainer, Any]:
-    name, configure = MAKES[make]
+    name, configure = {**MAKES, ONE_CYCLE: ("written", one_cycle)}[make]
     # With a limit of its own: what is free on the host differs from run to run, and the answer is probed once more.
     tuner = wishing(base_lr=2 * REFERENCE, memory_limit="1GiB", **settings)
     saver = ModelCheckpoint(dirpath=where, every_n_train_steps=every, save_top_k=-1, filename="{step}")
@@ -88,7 +89,7 @@ def test_a_resumed_fit_does_not_search_again_and_equals_the_unbroken_run(
     assert result_of(tuner).batch_size == 16
     assert "ModelCheckpoint(every_n_train_steps): 12 -> 6" in result_of(tuner).set_values
     resumed, again, other = fit(make, tmp_path / "b", tmp_path / "a" / f"step={steps}.ckpt", warmup=warmup)
-    assert zoo.NOTES == [16] * (32 - steps)
+    assert [16] * (32 - steps) == zoo.NOTES
     assert other.result is None
     assert_same(left_behind(resumed, again), left_behind(model, trainer))
     assert resumed.losses == model.losses[steps:]
@@ -110,22 +111,32 @@ def test_a_checkpoint_of_a_run_that_was_not_tuned_is_refused(tmp_path: Path) -> 
     assert [type(callback) for callback in trainer.callbacks] == [BatchSizeTuner, Wish]
 
 
-def test_a_fit_that_was_tuned_goes_on_by_hand_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", ["written in the code", ONE_CYCLE])
+def test_a_resumed_fit_equals_the_one_resumed_by_hand(make: str, tmp_path: Path) -> None:
     """Whoever takes the tuner out writes its values, and lists its warm-up."""
-    model, trainer, tuner = fit("an attribute", tmp_path, None, warmup=400)
-    lr = result_of(tuner).lr
-    by_hand = seeded(Plain, 16, lr=lr)
+    _, _, tuner = fit(make, tmp_path / "a", None, warmup=400)
+    lr, saved = result_of(tuner).lr, tmp_path / "a" / "step=18.ckpt"
+    resumed, trainer, _ = fit(make, tmp_path / "b", saved, warmup=400)
+    by_hand = seeded(Plain, 16, make=sgd if make in MAKES else one_cycle, written=lr)
     other = zoo.trainer(Wish(), LearningRateWarmup(400, REFERENCE / lr), max_epochs=2)
-    other.fit(by_hand, ckpt_path=tmp_path / "step=18.ckpt", weights_only=False)
-    assert by_hand.losses == model.losses[18:]
-    assert trainer.global_step == other.global_step
+    other.fit(by_hand, ckpt_path=saved, weights_only=False)
+    assert resumed.losses == by_hand.losses
+    assert_same(everything(resumed, trainer)["weights"], everything(by_hand, other)["weights"])
+    assert_same(everything(resumed, trainer)["schedulers"], everything(by_hand, other)["schedulers"])
 
 
 def test_a_new_fit_searches_anew(tmp_path: Path) -> None:
     _, _, tuner = fit("an attribute", tmp_path / "a", None)
-    model, trainer, tuner = fit("an attribute", tmp_path / "b", tmp_path / "a" / "step=18.ckpt")
+    _, trainer, tuner = fit("an attribute", tmp_path / "b", tmp_path / "a" / "step=18.ckpt")
     assert tuner.result is None
     trainer.fit_loop.max_epochs = 4
     fresh = seeded(Plain, lr=REFERENCE)
     trainer.fit(fresh)
     assert (result_of(tuner).batch_size, fresh.batch_size) == (16, 16)
+
+
+def test_the_result_of_an_earlier_search_does_not_pass_for_that_of_a_resumed_fit(tmp_path: Path) -> None:
+    _, _, tuner = fit("an attribute", tmp_path, None)
+    model = seeded(Plain, lr=REFERENCE)
+    zoo.trainer(tuner, Wish()).fit(model, ckpt_path=tmp_path / "step=18.ckpt", weights_only=False)
+    assert (tuner.result, model.batch_size) == (None, 16)

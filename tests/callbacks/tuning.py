@@ -11,6 +11,7 @@ import torch
 import zoo
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
+from sameness import everything
 
 from bstuner import BatchSizeTuner, LearningRateWarmup, TuneResult
 
@@ -104,12 +105,11 @@ def result_of(tuner: BatchSizeTuner) -> TuneResult:
     return tuner.result
 
 
-def train(
-    module: L.LightningModule, fit: dict[str, Any], *callbacks: L.Callback, **kwargs: Any
-) -> tuple[L.LightningModule, L.Trainer]:
+def train(module: L.LightningModule, fit: dict[str, Any], *callbacks: L.Callback, **kwargs: Any) -> dict[str, Any]:
+    """Train, and tell everything that training has left behind, the generators among it."""
     trainer = zoo.trainer(*callbacks, **kwargs)
     trainer.fit(module, **fit)
-    return module, trainer
+    return everything(module, trainer)
 
 
 def seeded(build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

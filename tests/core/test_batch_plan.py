@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,15 +14,15 @@ from bstuner.core.growth import Phase, phase_at, plan_growth
 from bstuner.core.scaling import scale_lr
 from bstuner.errors import InvalidSetting
 
+repeatable = settings(max_examples=150, derandomize=True, deadline=None)
+
 
 @st.composite
-def plans(draw: st.DrawFn, growing: bool = False) -> BatchPlan:
+def plans(draw: st.DrawFn) -> BatchPlan:
     world, unit = draw(st.integers(1, 3)), draw(st.sampled_from([1, 1, 1, 2, 5]))
     rule = draw(st.sampled_from(["linear", "sqrt", "none"]))
     first = world * unit * draw(st.integers(1, 12))
     sizes = [first, *draw(st.lists(st.integers(world * unit, 40 * world * unit), max_size=4))]
-    if growing:
-        sizes = [max(sizes[: index + 1]) for index in range(len(sizes))]
     spans = draw(st.lists(st.integers(1, 400), min_size=len(sizes) - 1, max_size=len(sizes) - 1))
     phases = [
         Phase(sum(spans[:index]), size, scale_lr(1.0, size, first, rule))  # one per size
@@ -56,6 +57,7 @@ def steps_as_lightning_takes_them(plan: BatchPlan, epoch: int) -> list[tuple[dic
     return taken
 
 
+@repeatable
 @given(plan=plans(), epoch=st.integers(0, 4))
 def test_every_sample_is_in_one_batch_of_its_epoch(plan: BatchPlan, epoch: int) -> None:
     batches = plan.epoch(epoch)
@@ -73,6 +75,7 @@ def test_every_sample_is_in_one_batch_of_its_epoch(plan: BatchPlan, epoch: int) 
     assert (seen, done) == ((epoch + 1) * plan.samples_per_epoch, len(batches))
 
 
+@repeatable
 @given(plan=plans(), epoch=st.integers(0, 4))
 def test_lightning_takes_the_planned_steps_and_no_gradient_is_stale_or_lost(plan: BatchPlan, epoch: int) -> None:
     taken = steps_as_lightning_takes_them(plan, epoch)
@@ -84,6 +87,7 @@ def test_lightning_takes_the_planned_steps_and_no_gradient_is_stale_or_lost(plan
         assert set(gradient.values()) == {1 / step.accumulate}
 
 
+@repeatable
 @given(plan=plans(), epoch=st.integers(0, 4))
 def test_all_steps_but_the_last_have_equal_micro_batches(plan: BatchPlan, epoch: int) -> None:
     *full, last = plan.epoch(epoch).steps()
@@ -95,26 +99,44 @@ def test_all_steps_but_the_last_have_equal_micro_batches(plan: BatchPlan, epoch:
     assert len(last.micros) == last.accumulate or set(last.micros) == {grain(plan)}
 
 
+@repeatable
 @given(plan=plans(), epoch=st.integers(0, 4))
-def test_a_step_is_what_its_phase_asks_or_the_nearest_below_that_is_aligned(plan: BatchPlan, epoch: int) -> None:
+def test_a_step_is_what_its_phase_asks_or_waits_for_its_accumulation(plan: BatchPlan, epoch: int) -> None:
     *full, last = plan.epoch(epoch).steps()
-    chunk = plan.world * plan.unit
     for step in full:
-        share, fits = phase_at(plan.phases, step.start_sample).batch_size // chunk, plan.fits // plan.unit
-        counts = [n for n in range(1, 2 * math.ceil(share / fits) + 1) if step.first_batch % n == 0 and n <= share]
-        assert step.batch_size == chunk * max(n * min(fits, share // n) for n in counts)
+        asked = phase_at(plan.phases, step.start_sample).batch_size // plan.world // plan.unit
+        layout = layout_within(asked, plan.fits // plan.unit)
+        assert step.micros[0] == layout.micro * plan.unit
+        if step.first_batch % layout.accumulate == 0:
+            assert step.accumulate == layout.accumulate
+        else:
+            assert step.accumulate < layout.accumulate
+            waiting = -step.first_batch % layout.accumulate
+            assert waiting % step.accumulate == 0, "no step passes over the place that is waited for"
     assert last.batch_size <= phase_at(plan.phases, last.start_sample).batch_size
 
 
-@given(plan=plans(growing=True), epoch=st.integers(0, 4))
-def test_a_growing_plan_never_shrinks_but_at_the_end_of_an_epoch(plan: BatchPlan, epoch: int) -> None:
-    *full, _ = plan.epoch(epoch).steps()
-    sizes = [step.batch_size for step in full]
-    assert sizes == sorted(sizes)
-    factors = [step.lr_factor for step in full]
-    assert factors == sorted(factors)
+@repeatable
+@given(
+    own=st.integers(1, 8),
+    accumulate=st.sampled_from([1, 2, 4]),
+    fits=st.integers(1, 20),
+    spans=st.lists(st.integers(1, 300), min_size=1, max_size=5),
+    samples=st.integers(50, 800),
+)
+def test_doublings_never_shrink_but_at_the_end_of_an_epoch(
+    own: int, accumulate: int, fits: int, spans: list[int], samples: int
+) -> None:
+    starts = [0, *(sum(spans[: index + 1]) for index in range(len(spans)))]
+    phases = [Phase(start, own * accumulate * 2**k, 2.0**k) for k, start in enumerate(starts)]
+    plan = BatchPlan(phases, samples, fits * own, unit=own)
+    for epoch in range(3):
+        *full, _ = plan.epoch(epoch).steps()
+        assert [step.batch_size for step in full] == sorted(step.batch_size for step in full)
+        assert all(step.batch_size % own == 0 for step in full)
 
 
+@repeatable
 @given(plan=plans(), epoch=st.integers(0, 4))
 def test_the_learning_rate_follows_the_size_a_step_really_has(plan: BatchPlan, epoch: int) -> None:
     own = plan.phases[0].batch_size
@@ -132,7 +154,7 @@ def test_the_learning_rate_follows_the_size_a_step_really_has(plan: BatchPlan, e
             assert step.lr_factor == phase.lr_factor, "to the bit, where it is the planned size"
 
 
-@settings(max_examples=50)
+@repeatable
 @given(plan=plans(), epoch=st.integers(0, 4))
 def test_resumed_at_any_step_the_rest_of_an_epoch_is_the_same(plan: BatchPlan, epoch: int) -> None:
     batches = plan.epoch(epoch)
@@ -150,9 +172,10 @@ def test_resumed_at_any_step_the_rest_of_an_epoch_is_the_same(plan: BatchPlan, e
     assert (len(over), over.sizes(), over.step_count) == (0, [], 0)
 
 
+@repeatable
 @given(plan=plans(), epochs=st.integers(0, 5))
 def test_the_steps_of_a_run_are_those_of_its_epochs(plan: BatchPlan, epochs: int) -> None:
-    assert plan.steps(epochs) == sum(len(list(plan.epoch(number).steps())) for number in range(epochs))
+    assert plan.step_count(epochs) == sum(len(list(plan.epoch(number).steps())) for number in range(epochs))
 
 
 def test_each_phase_begins_at_the_first_step_at_or_after_its_start() -> None:
@@ -172,10 +195,9 @@ def test_the_micro_batch_grows_to_what_fits_and_then_accumulation_takes_over() -
         *[(start, (64,)) for start in (96, 160)],
         (224, (64,)),  # after 5 micro-batches no step of 2 can begin
         *[(start, (64, 64)) for start in (288, 416)],
-        (544, (32,) * 5),  # after 10 none of 4 can, but one of 5
-        (704, (32,) * 5),
-        (864, (64,) * 4),
-        (1120, (40, 40)),
+        (544, (64, 64)),  # after 10 none of 4 can
+        *[(start, (64, 64, 64, 64)) for start in (672, 928)],
+        (1184, (16,)),
     ]
 
 
@@ -187,6 +209,17 @@ def test_a_step_that_must_wait_for_its_accumulation_is_no_larger_than_asked(done
     assert max(sizes) == 3
     assert all(size <= 3 for size in sizes[:3])
     assert sizes[3:-1] == [3] * len(sizes[3:-1])
+
+
+def test_a_last_step_that_is_a_full_one_is_laid_out_like_all_others() -> None:
+    assert BatchPlan([Phase(0, 256)], samples=512, fits=100).epoch(0).sizes() == [64] * 8
+
+
+def test_a_batch_beyond_the_epoch_is_one_step_of_all_of_it() -> None:
+    plan = BatchPlan([Phase(0, 8), Phase(1009, 10**15, 1.25e14)], samples=1009, fits=100)
+    (step,) = plan.epoch(1).steps()
+    assert (step.batch_size, step.accumulate, set(step.micros)) == (1009, 11, {91, 92})
+    assert step.lr_factor == pytest.approx(1009 / 8)
 
 
 def test_the_last_step_of_an_epoch_takes_what_is_left_whole_in_every_rank() -> None:
@@ -205,6 +238,7 @@ def test_where_the_end_cannot_have_the_micro_batches_it_needs_each_counts_as_in_
     assert last.lr_factor == 4.0
 
 
+@repeatable
 @given(
     samples=st.integers(30, 3000),
     own=st.integers(1, 30),
@@ -220,12 +254,13 @@ def test_with_drop_last_an_epoch_leaves_out_what_it_does_without_a_plan(
     phases = plan_growth(lrs, own * world, max_batch_size=64 * own * world, rounding=rounding)
     plan = BatchPlan(phases, kept, fits * own, world, unit=own)
     for number in range(3):
-        assert plan.epoch(number).steps().__next__().start_sample == number * kept * world
+        assert next(plan.epoch(number).steps()).start_sample == number * kept * world
         sizes = plan.epoch(number).sizes()
         assert sum(sizes) == kept
         assert all(size % own == 0 for size in sizes)
 
 
+@repeatable
 @given(share=st.integers(1, 3000), fits=st.integers(1, 300))
 def test_a_share_is_met_exactly_where_a_reasonable_number_of_micro_batches_can(share: int, fits: int) -> None:
     layout = layout_within(share, fits)
@@ -236,18 +271,12 @@ def test_a_share_is_met_exactly_where_a_reasonable_number_of_micro_batches_can(s
     else:
         assert share - least < layout.global_batch_size < share
     assert layout.micro <= fits
-    assert layout.micro >= min(share, fits) // 2, "no small micro-batches on a device that holds larger ones"
-
-
-@given(shares=st.tuples(st.integers(1, 3000), st.integers(1, 3000)), fits=st.integers(1, 300))
-def test_a_larger_share_is_never_met_by_fewer_samples(shares: tuple[int, int], fits: int) -> None:
-    small, large = (layout_within(share, fits).global_batch_size for share in sorted(shares))
-    assert small <= large
+    assert layout.micro >= share // (2 * least), "no small micro-batches on a device that holds larger ones"
 
 
 def test_doublings_of_the_users_own_batch_are_met_exactly() -> None:
     for own in range(1, 129):
-        for fits in range(own, 4 * own + 1):
+        for fits in {own, own + 1, 3 * own // 2, 2 * own - 1, 3 * own, 7 * own // 2}:
             for doublings in range(7):
                 assert layout_within(own << doublings, fits).global_batch_size == own << doublings
 
@@ -275,8 +304,6 @@ def test_refuses_what_makes_no_batch(wrong: dict[str, object], message: str) -> 
 
 
 def test_a_plan_may_be_revised_at_the_end_of_an_epoch() -> None:
-    from dataclasses import replace
-
     plan = BatchPlan([Phase(0, 8)], samples=100, fits=64)
     revised = replace(plan, phases=[Phase(0, 8), Phase(200, 16, 2.0)])
     assert revised.epoch(1) == plan.epoch(1)

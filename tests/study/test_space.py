@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def test_between_is_the_widest_space_of_whole_doublings(reference: int, smallest
 
     sizes = space.batch_sizes
     assert reference in sizes
-    assert all(after == 2 * before for before, after in zip(sizes, sizes[1:], strict=False))
+    assert all(after == 2 * before for before, after in pairwise(sizes))
     assert all(smallest <= size <= largest for size in sizes if size != reference and smallest <= reference <= largest)
     assert sizes[-1] * 2 > largest
     assert sizes[0] % 2 or sizes[0] // 2 < smallest

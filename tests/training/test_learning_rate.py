@@ -28,14 +28,14 @@ from bstuner.training.births import Births
 from bstuner.training.learning_rate import LearningRate
 from bstuner.training.state import FrozenFit, FrozenStart, before_optimizers_exist
 
-REFERENCE, TUNED = 0.1, 0.037
+REFERENCE, TUNED = 0.1, 0.053  # 0.1 * (0.053 / 0.1) is another number: what is multiplied by the ratio shows
 STEPS = 24
 BATCH = 8
 
 
 def by_hand(lr: float) -> float:
     """What a learning rate becomes that is not the first one: it keeps its ratio to that."""
-    return lr * (TUNED / REFERENCE)
+    return TUNED * (lr / REFERENCE)
 
 
 class Tune(L.Callback):
@@ -293,7 +293,8 @@ def test_a_plateau_and_its_floor() -> None:
         return configure
 
     by_hand = fit(Model(configure(TUNED)))
-    assert {groups[1]["lr"] for groups in by_hand["seen"]["lrs"]} == {TUNED / 8, TUNED / 8 * 0.3, 5e-4}
+    second = [groups[1]["lr"] for groups in by_hand["seen"]["lrs"]]
+    assert (second[0], second[-1], len(set(second))) == (TUNED / 8, 5e-4, 4)
     assert_same(fit(Model(configure(REFERENCE)), Tune(TUNED)), by_hand)
     attribute = fit(Model(configure(None), lr=REFERENCE), Tune(TUNED))
     assert_same(attribute["seen"], by_hand["seen"])
@@ -326,7 +327,7 @@ KINDS = [kind for kind in vars(torch.optim).values() if isinstance(kind, type) a
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not Optimizer], ids=lambda kind: kind.__name__)
 def test_every_optimizer_of_torch_is_born_at_the_learning_rate(kind: Any) -> None:
-    scaled = Births(lambda _, birth: TUNED if birth.lr == REFERENCE else by_hand(birth.lr))
+    scaled = Births(lambda _, birth: by_hand(birth.lr))
     with scaled.intercepted():
         found = made_of(kind, REFERENCE)
     wanted = made_of(kind, TUNED)
@@ -353,10 +354,22 @@ def test_learning_rates_in_tensors(name: str) -> None:
     assert_same(found, fit(Model(configure(0.4))))
 
 
-def test_a_tensor_that_groups_share_stays_shared() -> None:
+def test_groups_that_share_a_tensor_share_the_new_one() -> None:
+    rate = torch.tensor(0.1)
+    with Births(lambda _, birth: 2 * birth.lr).intercepted():
+        optimizer = SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": rate} for _ in range(2)], lr=rate)
+    one, other = (group["lr"] for group in optimizer.param_groups)
+    assert one is other
+    assert (one.item(), rate.item()) == (pytest.approx(0.2), pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("written", ["for all groups", "in each group"])
+def test_a_tensor_that_groups_share_stays_shared(written: str) -> None:
     def configure(lr: float) -> Any:
         def configure(module: Any) -> Any:
-            optimizer = SGD([{"params": [p]} for p in module.net.parameters()], lr=torch.tensor(lr))
+            rate = torch.tensor(lr)
+            own = {"lr": rate} if written == "in each group" else {}
+            optimizer = SGD([{"params": [p], **own} for p in module.net.parameters()], lr=rate)
             return steps(optimizer, s.ExponentialLR(optimizer, 0.99))
 
         return configure
@@ -414,6 +427,13 @@ def from_the_groups(module: Any, lr: float) -> Any:
     return steps(optimizer, s.OneCycleLR(optimizer, peak, STEPS))
 
 
+def asked_by_a_function(module: Any, lr: float) -> Any:
+    optimizer = SGD([module.net[0].weight], lr=lr)
+    optimizer.add_param_group({"params": list(module.net[2].parameters()), "lr": lr / 4})
+    least = 1e-3 / optimizer.param_groups[1]["lr"]
+    return steps(optimizer, s.LambdaLR(optimizer, lambda step: max(0.7**step, least)))
+
+
 def two_chained(module: Any, lr: float) -> Any:
     optimizer = SGD(module.parameters(), lr=lr)
     schedulers = [s.LinearLR(optimizer, 0.1, 1.0, 5), s.MultiStepLR(optimizer, [9, 12], 0.3)]
@@ -435,6 +455,7 @@ CONFIGURATIONS: dict[str, Callable[[Any, float], Any]] = {
         [{"params": m.net[0].parameters(), "lr": lr}, {"params": m.net[2].parameters()}], lr=lr / 2
     ),
     "groups added later": added_later,
+    "groups added later, that a function knows": asked_by_a_function,
     "a scheduler that asks the groups": from_the_groups,
     "named parameters": lambda m, lr: SGD(m.named_parameters(), lr=lr),
     "a generator of groups": lambda m, lr: SGD(({"params": [p], "lr": lr} for p in m.parameters()), lr=1.0),
@@ -577,7 +598,7 @@ def test_an_attribute_that_was_named_must_be_there(name: str, found: str) -> Non
 )
 @pytest.mark.filterwarnings("ignore:.*configure_optimizers. returned .None")
 def test_without_a_learning_rate_there_is_nothing_to_tune(configure: Any, found: str) -> None:
-    with pytest.raises(LearningRateNotSettable, match=f"above 0, found {found}"):
+    with pytest.raises(LearningRateNotSettable, match=f"learning rates above 0, found {found}"):
         fit(Model(configure), Tune(TUNED))
 
 
@@ -689,6 +710,7 @@ def adams(betas: Any, eps: float, base: float = 0.85, peak: float = 0.95) -> dic
             [{"params": [p], "eps": eps} for p in m.parameters()], lr=REFERENCE, betas=betas, eps=1.0
         ),
         "around another": lambda m: Around(Adam(m.parameters(), lr=REFERENCE, betas=betas, eps=eps)),
+        "from another's": lambda m: Builds(m.parameters(), lr=REFERENCE, betas=betas, eps=eps),
         "cycled": lambda m: steps(o := Adam(m.parameters(), lr=REFERENCE, betas=betas, eps=eps), cyclic(o)),
         "in one cycle": lambda m: steps(o := Adam(m.parameters(), lr=REFERENCE, betas=betas, eps=eps), one_cycle(o)),
     }

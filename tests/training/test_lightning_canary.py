@@ -84,6 +84,36 @@ def test_a_fresh_fit_loop_trains_and_validates_on_our_batches_while_the_users_st
     assert (users.epoch_loop.global_step, trainer.global_step) == (steps, 4)
 
 
+def test_a_trial_loop_trains_and_validates_on_the_users_loaders_while_the_users_loop_stays_aside() -> None:
+    train, val = DataLoader(zoo.Vectors(24), batch_size=8), DataLoader(zoo.Vectors(8), batch_size=4)
+    model = zoo.Bare()
+    trainer = zoo.trainer(max_epochs=2, min_epochs=1, num_sanity_val_steps=0)
+    trainer.fit(model, train, val)
+    users, connector, steps = trainer.fit_loop, trainer._logger_connector, trainer.global_step
+    trainer.strategy.setup_optimizers(trainer)
+    trainer.state.fn, trainer.training = "fit", True  # type: ignore[assignment]
+    model.losses.clear()
+    _lightning.install_trial_loop(trainer)
+    assert trainer.fit_loop is not users
+    assert trainer._logger_connector is not connector
+    assert isinstance(trainer.profiler, PassThroughProfiler)
+    limits = ("max_epochs", "min_epochs", "max_steps", "min_steps")
+    assert [getattr(trainer, limit) for limit in limits] == [getattr(users, limit) for limit in limits]
+    assert _lightning.request_loaders(trainer, "train") is train
+    assert _lightning.request_loaders(trainer, "val") is val
+    trainer.fit_loop.run()
+    assert len(model.losses) == 2 * 3
+    assert (steps, users.epoch_loop.global_step, trainer.global_step) == (6, 6, 6)
+
+
+def test_step_limits_are_those_of_the_trainer() -> None:
+    trainer = zoo.trainer(max_steps=9, min_steps=3, max_epochs=-1)
+    _lightning.set_step_limits(trainer.fit_loop, 5, None)
+    assert (trainer.max_steps, trainer.min_steps, trainer.fit_loop.max_steps) == (5, None, 5)
+    trainer.fit(zoo.Mlp(length=32))
+    assert trainer.global_step == 5
+
+
 def test_forgotten_loaders_are_requested_again() -> None:
     requested: list[int] = []
 
@@ -250,6 +280,18 @@ def test_checkpoints_tell_their_steps() -> None:
         ModelCheckpoint(every_n_train_steps=7), ModelCheckpoint(monitor="x"), enable_checkpointing=True
     )
     assert _lightning.checkpoint_steps(trainer) == [7]
+    _lightning.set_checkpoint_steps(trainer, [3])
+    assert _lightning.checkpoint_steps(trainer) == [3]
+    trainer.callbacks.clear()
+    _lightning.set_checkpoint_steps(trainer, [4])
+
+
+def test_a_checkpoint_is_written_after_the_steps_that_were_set(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=7, save_top_k=-1, filename="{step}")
+    trainer = zoo.trainer(saver, max_steps=6, max_epochs=-1, enable_checkpointing=True)
+    _lightning.set_checkpoint_steps(trainer, [3])
+    trainer.fit(zoo.Mlp(length=64))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step=3.ckpt", "step=6.ckpt"]
 
 
 def test_a_trainer_that_spawns_can_run_in_the_process_it_is_in() -> None:

@@ -1,0 +1,87 @@
+"""What a study keeps of each trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from formula_runner import FormulaRunner, new_study, search
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from bstuner.core.trial import TrialRequest
+from bstuner.study.record import StudyView
+
+
+def test_a_result_is_rebuilt_from_the_file_alone(tmp_path: Path) -> None:
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
+    study = optuna.create_study(storage=storage, study_name="tuning", direction="minimize")
+    first = search(FormulaRunner(), study, n_trials=8)
+
+    again = optuna.load_study(
+        storage=JournalStorage(JournalFileBackend(str(tmp_path / "study.log"))), study_name="tuning"
+    )
+
+    assert search(FormulaRunner(), again, n_trials=8) == first
+
+
+def test_the_batch_of_a_trial_is_kept_before_it_trains() -> None:
+    study, seen = new_study(), []
+
+    def look(request: TrialRequest) -> None:
+        attrs = study.get_trials(deepcopy=False)[-1].user_attrs
+        seen.append((attrs["effective_batch_size"], attrs["lr"]) == (request.global_batch_size, request.lr))
+
+    search(FormulaRunner(before=look), study, n_trials=3, confirm=False)
+
+    assert seen == [True] * 3
+
+
+def test_a_dashboard_finds_numbers_for_every_trial() -> None:
+    study = new_study()
+    search(FormulaRunner(), study, n_trials=4, confirm=False, capacity_bytes=2**31)
+
+    for trial in study.trials:
+        attrs = trial.user_attrs
+        for name in ("batch_size", "accumulate_grad_batches", "effective_batch_size", "lr", "samples_per_second",
+                     "steps", "samples_seen", "seconds_trained", "peak_memory_gib", "memory_headroom_gib", "oom",
+                     "metric"):  # fmt: skip
+            assert type(attrs[name]) in (int, float), name
+        assert attrs["peak_memory_gib"] + attrs["memory_headroom_gib"] == 2.0
+        assert trial.constraints == {"memory_gib": -attrs["memory_headroom_gib"]}
+        assert attrs["outcome"] in ("ok", "pruned")
+
+
+def test_trials_that_reached_the_target_tell_when() -> None:
+    study = new_study()
+    result = search(FormulaRunner(), study, n_trials=8, confirm=False)
+
+    reached = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert len(reached) > 1
+    for trial in reached:
+        assert trial.user_attrs["seconds_to_target"] == trial.value
+        assert result.trials[trial.number].seconds == trial.value
+
+
+def test_what_confirms_a_winner_is_no_trial_of_the_search_and_never_the_best() -> None:
+    study = new_study()
+    result = search(FormulaRunner(on_other_seed=1.5), study, n_trials=8, patience=None)
+
+    assert result.confirmed
+    assert len(study.trials) == 9
+    assert study.best_trial.number == result.best.number
+    assert study.trials[-1].user_attrs["role"] == "confirm"
+    assert len(StudyView.read(study, "time", "min").records) == 8
+
+
+def test_a_trial_that_somebody_added_by_hand_is_left_alone() -> None:
+    study = new_study()
+    search(FormulaRunner(), study, n_trials=2, confirm=False)
+    study.add_trial(optuna.create_trial(value=0.0))
+
+    result = search(FormulaRunner(), study, n_trials=4)
+
+    assert len(result.trials) == 4
+    assert result.best.seconds == pytest.approx(min(t.seconds for t in result.trials if t.seconds))

@@ -1,0 +1,442 @@
+"""The search as a whole, on curves that are formulas."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import optuna
+import pytest
+from formula_runner import SPACE, Diary, FormulaRunner, new_study, search
+from optuna.trial import TrialState
+
+from bstuner.core.trial import Ending, TrialRequest
+from bstuner.core.tune_result import Objective
+from bstuner.errors import BaselineFailed, InvalidSetting
+from bstuner.study.search import tune
+from bstuner.study.settings import TuneSettings
+from bstuner.study.space import SearchSpace
+
+
+def is_baseline(request: TrialRequest) -> bool:
+    return (request.global_batch_size, request.lr) == (SPACE.reference_batch_size, SPACE.reference_lr)
+
+
+def all_others(ending: Ending) -> Any:
+    return lambda request: "finished" if is_baseline(request) else ending
+
+
+def after(trials: int, error: BaseException) -> Any:
+    """Let so many trials pass, then fail once."""
+    asked = iter(range(10**6))
+
+    def fail(request: TrialRequest) -> None:
+        if next(asked) == trials:
+            raise error
+
+    return fail
+
+
+def told(study: optuna.Study) -> list[tuple[Any, ...]]:
+    """What a study holds of its trials that gave an answer, without their numbers."""
+    return [
+        (trial.state, trial.params, trial.values, {**trial.user_attrs, "confirms": None})
+        for trial in study.trials
+        if trial.state != TrialState.FAIL
+    ]
+
+
+def test_a_search_finds_settings_that_are_much_faster_and_confirms_them() -> None:
+    runner = FormulaRunner()
+    result = search(runner, n_trials=20)
+
+    possible = min(
+        seconds
+        for batch_size in SPACE.batch_sizes
+        if (
+            seconds := FormulaRunner()
+            .run(TrialRequest(batch_size, 0.01), lambda m: True)
+            .seconds_to_target(result.target, "min")
+        )
+    )
+    assert result.best.seconds is not None
+    assert result.best.seconds <= 1.25 * possible
+    assert result.speedup == pytest.approx((result.baseline.seconds or 0) / result.best.seconds)
+    assert result.speedup > 3
+    assert result.confirmed is True
+    assert [run.role for run in result.confirmation] == ["confirm baseline", "confirm"]
+    assert {request.seed for request in runner.requests[-2:]} == {2}
+    assert all(request.seed is None for request in runner.requests[:-2])
+
+
+def test_the_baseline_comes_first_and_trains_its_whole_budget() -> None:
+    runner = FormulaRunner()
+    result = search(runner, n_trials=4)
+
+    assert runner.requests[0] == TrialRequest(32, 0.001)
+    assert runner.trained[0] == runner.budget
+    assert result.target == runner.metric(runner.requests[0], runner.budget)
+    assert all(samples <= runner.budget for samples in runner.trained)
+
+
+def test_trials_cost_less_than_whole_trainings() -> None:
+    result = search(FormulaRunner(), n_trials=20, patience=None)
+
+    assert len(result.trials) == 20
+    assert result.cost < 6
+
+
+def test_a_metric_that_is_better_when_larger_gives_the_same_search() -> None:
+    least, most = search(FormulaRunner(), n_trials=8), search(FormulaRunner(mode="max"), n_trials=8)
+
+    assert [(t.global_batch_size, t.lr) for t in least.trials] == [(t.global_batch_size, t.lr) for t in most.trials]
+    assert [t.verdict for t in least.trials] == [t.verdict for t in most.trials]
+    assert most.target == pytest.approx(1 - least.target)
+
+
+@pytest.mark.parametrize("objective", ["time", "metric", "both"])
+def test_a_fixed_seed_gives_the_same_study(objective: Objective) -> None:
+    studies = [new_study(objective) for _ in range(2)]
+    results = [search(FormulaRunner(), study, objective=objective, n_trials=8) for study in studies]
+
+    assert told(studies[0]) == told(studies[1])
+    assert results[0].trials == results[1].trials
+
+
+def test_another_seed_gives_another_study() -> None:
+    results = [search(FormulaRunner(), seed=seed, n_trials=5) for seed in (1, 2)]
+
+    assert results[0].trials[1].lr != results[1].trials[1].lr
+
+
+@pytest.mark.parametrize("ending", ["out of memory", "not finite"])
+def test_when_every_other_trial_goes_wrong_the_users_settings_stay(ending: Ending) -> None:
+    study = new_study()
+    result = search(FormulaRunner(ends=all_others(ending)), study, n_trials=31, patience=None)
+
+    assert len(result.trials) == 31
+    assert result.best is result.baseline
+    assert (result.speedup, result.confirmed) == (1.0, None)
+    others = study.trials[1:]
+    assert {trial.state for trial in others} == {TrialState.PRUNED}
+    assert {trial.user_attrs["verdict"] for trial in others} == {ending}
+    assert {trial.user_attrs["oom"] for trial in others} == {int(ending == "out of memory")}
+    assert {trial.user_attrs["reason"] for trial in others} == {f"it was {ending}"}
+
+
+def test_a_batch_that_ran_out_of_memory_is_not_tried_again_nor_a_larger_one() -> None:
+    def ends(request: TrialRequest) -> Ending:
+        return "out of memory" if request.global_batch_size > 64 else "finished"
+
+    result = search(FormulaRunner(ends=ends), n_trials=20, patience=None)
+
+    failed = [trial.global_batch_size for trial in result.trials if trial.verdict == "out of memory"]
+    assert failed
+    assert all(later < earlier for earlier, later in pairwise(failed))
+    assert result.best.global_batch_size <= 64
+
+
+@pytest.mark.parametrize(
+    ("ending", "message"),
+    [
+        ("out of memory", "it ran out of memory .*; start from a smaller batch size"),
+        ("not finite", "val_loss was not finite .*; start from a lower learning rate"),
+    ],
+)
+def test_a_baseline_that_goes_wrong_is_an_error_before_any_trial(ending: Ending, message: str) -> None:
+    runner, study = FormulaRunner(ends=lambda request: ending), new_study()
+
+    with pytest.raises(BaselineFailed, match=f"batch size 32, learning rate 0.001 {message}"):
+        search(runner, study)
+
+    assert len(runner.requests) == 1
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+
+
+def test_a_baseline_that_failed_is_tried_again_when_the_search_is_resumed() -> None:
+    study = new_study()
+    with pytest.raises(BaselineFailed):
+        search(FormulaRunner(ends=lambda request: "not finite"), study)
+
+    result = search(FormulaRunner(), study, n_trials=3)
+
+    assert len(result.trials) == 3
+    assert result.baseline.number == 1
+
+
+def test_one_trial_is_the_baseline_alone() -> None:
+    runner = FormulaRunner()
+    result = search(runner, n_trials=1)
+
+    assert len(runner.requests) == 1
+    assert result.best is result.baseline
+    assert (result.speedup, result.cost, result.stopped) == (1.0, 1.0, "the one trial was run")
+
+
+def test_a_single_batch_size_leaves_the_learning_rate_to_search() -> None:
+    space = SearchSpace(reference_batch_size=32, reference_lr=0.001, rule="sqrt", low=0, high=0)
+    result = search(FormulaRunner(), space=space, n_trials=12)
+
+    assert {trial.global_batch_size for trial in result.trials} == {32}
+    assert result.best.lr == pytest.approx(0.01, rel=0.5)
+
+
+def test_settings_that_are_best_already_are_said_to_be_so_and_cost_little() -> None:
+    # A thousand times fewer samples per batch are of use: the smallest batch at the best learning rate wins.
+    space = SearchSpace(reference_batch_size=64, reference_lr=0.01, rule="none", low=0, high=0)
+    result = search(FormulaRunner(), space=space, n_trials=100)
+
+    assert result.best is result.baseline
+    assert result.stopped.startswith("your settings were already the best found: ")
+    assert result.speedup == 1.0
+    assert result.cost <= 5
+    assert not result.confirmation
+
+
+def test_the_search_stops_where_nothing_better_is_found() -> None:
+    study = new_study()
+    result = search(FormulaRunner(), study, n_trials=200, patience=4)
+
+    assert result.best.number is not None
+    idle = len(result.trials) - 1 - result.best.number
+    assert 2 <= idle <= 4 + 4  # trials that were better by less than two percent count as no better
+    assert result.stopped.startswith("nothing better was found in the last ")
+
+
+def test_without_patience_every_trial_is_run() -> None:
+    result = search(FormulaRunner(), n_trials=40, patience=None)
+
+    assert len(result.trials) == 40
+    assert result.stopped == "all 40 trials were run"
+
+
+def test_the_timeout_ends_the_search_between_trials() -> None:
+    ticks = iter(range(1000))
+    runner, settings = FormulaRunner(), TuneSettings("val_loss", n_trials=50, timeout=6.0, seed=1, patience=None)
+
+    result = tune(runner, SPACE, settings, new_study(), clock=lambda: float(next(ticks)))
+
+    assert result.stopped == "the timeout of 6 s was over"
+    assert 1 < len(result.trials) < 10
+    assert result.confirmed is not None or result.best is result.baseline
+    assert result.seconds >= 6
+
+
+def test_without_time_the_baseline_is_run_all_the_same() -> None:
+    assert len(search(FormulaRunner(), timeout=0.0).trials) == 1
+
+
+def test_a_win_that_does_not_hold_on_another_seed_is_told() -> None:
+    result = search(FormulaRunner(on_other_seed=0.1), n_trials=12)
+
+    assert result.confirmed is False
+    assert (result.speedup or 0) > 1
+    assert len(result.confirmation) == 2
+
+
+def test_a_seed_that_is_harder_for_all_does_not_undo_a_win() -> None:
+    class Harder(FormulaRunner):
+        def metric(self, request: TrialRequest, samples: int) -> float:
+            loss = super().metric(request, samples)
+            return loss if request.seed is None else 5 + loss
+
+    result = search(Harder(), n_trials=12)
+
+    assert result.confirmed is True
+    assert result.confirmation[0].samples == result.budget  # the baseline had to tell what can be reached
+
+
+def test_a_winner_that_diverges_on_another_seed_is_not_confirmed() -> None:
+    def ends(request: TrialRequest) -> Ending:
+        return (
+            "finished"
+            if request.seed is None or is_baseline(TrialRequest(*request.__dict__.values()))
+            else "not finite"
+        )
+
+    result = search(FormulaRunner(ends=ends), n_trials=8)
+
+    assert result.confirmed is False
+    assert result.confirmation[1].verdict == "not finite"
+
+
+def test_the_baseline_is_confirmed_only_as_long_as_the_race_is_open() -> None:
+    runner = FormulaRunner()
+    result = search(runner, n_trials=15)
+
+    theirs = runner.trained[-1]
+    assert (result.speedup or 0) > 3
+    assert theirs < runner.budget / 2
+
+
+def test_nothing_is_confirmed_where_that_was_not_asked() -> None:
+    runner = FormulaRunner()
+    result = search(runner, n_trials=6, confirm=False)
+
+    assert (result.confirmed, len(runner.requests)) == (None, 6)
+
+
+def test_an_interrupted_trial_is_run_again_by_the_resumed_search() -> None:
+    whole, broken = new_study(), new_study()
+    search(FormulaRunner(), whole, n_trials=8, patience=None)
+    with pytest.raises(KeyboardInterrupt):
+        search(FormulaRunner(before=after(4, KeyboardInterrupt())), broken, n_trials=8, patience=None)
+
+    interrupted = broken.trials[4]
+    assert interrupted.state == TrialState.FAIL
+    assert (interrupted.user_attrs["outcome"], interrupted.user_attrs["error"]) == ("interrupted", "interrupted")
+    assert [trial.state for trial in broken.trials[5:]] == [TrialState.WAITING]
+    runner = FormulaRunner()
+    result = search(runner, broken, n_trials=8, patience=None)
+
+    assert told(broken) == told(whole)
+    assert len(result.trials) == 8
+    assert len(runner.requests) == 4 + 2  # the four that were left, and the two that confirm
+
+
+@pytest.mark.parametrize("trials", [0, 9, 10])
+def test_an_interrupt_in_baseline_or_confirmation_loses_nothing(trials: int) -> None:
+    whole, broken = new_study(), new_study()
+    expected = search(FormulaRunner(), whole, n_trials=9, patience=None)
+    with pytest.raises(KeyboardInterrupt):
+        search(FormulaRunner(before=after(trials, KeyboardInterrupt())), broken, n_trials=9, patience=None)
+
+    result = search(FormulaRunner(), broken, n_trials=9, patience=None)
+
+    assert told(broken) == told(whole)
+    assert (result.confirmed, result.speedup) == (expected.confirmed, expected.speedup)
+
+
+def test_an_error_in_a_trial_is_kept_in_the_study_and_raised() -> None:
+    study = new_study()
+    with pytest.raises(ZeroDivisionError):
+        search(FormulaRunner(before=after(2, ZeroDivisionError("by nothing"))), study)
+
+    assert study.trials[2].state == TrialState.FAIL
+    assert study.trials[2].user_attrs["error"] == "ZeroDivisionError: by nothing"
+    assert len(study.trials) == 3
+
+
+def test_an_observer_that_fails_after_an_answer_does_not_undo_it() -> None:
+    class Broken(Diary):
+        def trial_ended(self, trial: Any) -> None:
+            raise RuntimeError("cannot draw")
+
+    study = new_study()
+    with pytest.raises(RuntimeError, match="cannot draw"):
+        search(FormulaRunner(), study, observer=Broken())
+
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
+
+
+def test_a_search_that_has_ended_is_told_again_without_training() -> None:
+    study = new_study()
+    first = search(FormulaRunner(), study, n_trials=10)
+    runner = FormulaRunner()
+    second = search(runner, study, n_trials=10)
+
+    assert runner.requests == []
+    assert first == second
+
+
+def test_more_trials_go_on_where_the_search_ended() -> None:
+    study = new_study()
+    search(FormulaRunner(), study, n_trials=3)
+    runner = FormulaRunner()
+    result = search(runner, study, n_trials=12, patience=None)
+
+    assert len(result.trials) == 12
+    assert not any(is_baseline(request) for request in runner.requests if request.seed is None)
+    assert len(runner.requests) == 9 + 2
+
+
+def test_a_process_that_vanished_leaves_no_gap() -> None:
+    study = new_study()
+    search(FormulaRunner(), study, n_trials=3, confirm=False)
+    study.ask(SPACE.distributions)  # runs for ever
+
+    result = search(FormulaRunner(), study, n_trials=6)
+
+    assert len(result.trials) == 6
+
+
+def test_the_observer_hears_everything() -> None:
+    diary, runner = Diary(), FormulaRunner()
+    result = search(runner, observer=diary, n_trials=5)
+
+    assert diary.started == [
+        (0, "baseline"), *((number, "search") for number in range(1, 5)), (None, "confirm"), (None, "confirm baseline")
+    ]  # fmt: skip
+    assert [trial.number for trial in diary.ended] == [0, 1, 2, 3, 4, None, None]
+    assert tuple(diary.ended[:5]) == result.trials
+    assert diary.marks == sum(samples * 20 // runner.budget for samples in runner.trained)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_quality_at_equal_samples_is_found_by_whole_trials(mode: Any) -> None:
+    runner = FormulaRunner(mode=mode)
+    result = search(runner, objective="metric", n_trials=12, patience=None)
+
+    sign = 1 if mode == "min" else -1
+    metrics = [sign * (trial.metric or math.inf) for trial in result.trials]
+    assert all(samples == runner.budget for samples in runner.trained)
+    assert sign * (result.best.metric or 0) == min(metrics)
+    assert result.speedup is None
+    assert result.confirmed is (result.best is not result.baseline)
+
+
+def test_two_objectives_give_a_front_and_leave_the_choice() -> None:
+    runner = FormulaRunner()
+    result = search(runner, objective="both", n_trials=15)
+
+    assert len(runner.requests) == 15
+    assert result.best is result.baseline
+    assert (result.confirmed, result.speedup) == (None, None)
+    assert len(result.pareto_front) >= 2
+
+
+class StopsAt(optuna.pruners.BasePruner):
+    """Prunes at one step, and keeps what it was told."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.values: list[dict[int, float]] = []
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        self.values.append(dict(trial.intermediate_values))
+        return trial.last_step == self.step
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
+def test_a_pruner_hears_of_the_shared_marks_in_the_studys_direction(mode: Any, sign: int) -> None:
+    runner, study = FormulaRunner(mode=mode), new_study()
+    settings = TuneSettings("val_loss", mode=mode, n_trials=5, seed=1, patience=None, confirm=False)
+    pruner = StopsAt(step=runner.marks[1])
+
+    result = tune(runner, SPACE, settings, study, pruner=pruner, clock=lambda: 0.0)
+
+    assert {trial.verdict for trial in result.trials[1:]} == {"behind"}
+    assert {trial.reason for trial in result.trials[1:]} == {"stopped by the pruner"}
+    assert {tuple(values) for values in pruner.values} == {runner.marks[:1], runner.marks[:2]}
+    assert pruner.values[1][runner.marks[1]] == sign * runner.metric(runner.requests[1], runner.marks[1])
+
+
+def test_a_pruner_is_refused_with_two_objectives() -> None:
+    settings = TuneSettings("val_loss", objective="both")
+
+    with pytest.raises(InvalidSetting, match=r"pruner: expected none with objective='both'.*MedianPruner"):
+        tune(FormulaRunner(), SPACE, settings, new_study("both"), pruner=optuna.pruners.MedianPruner())
+
+
+@pytest.mark.parametrize(
+    "sampler", [optuna.samplers.RandomSampler(seed=1), optuna.samplers.TPESampler(seed=1, n_startup_trials=3)]
+)
+def test_any_sampler_of_optuna_serves(sampler: optuna.samplers.BaseSampler) -> None:
+    study, settings = new_study(), TuneSettings("val_loss", n_trials=15, patience=None, seed=1)
+
+    result = tune(FormulaRunner(), SPACE, settings, study, sampler=sampler, clock=lambda: 0.0)
+
+    assert study.sampler is sampler
+    assert len(result.trials) == 15
+    assert (result.speedup or 0) > 1
