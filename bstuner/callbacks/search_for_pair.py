@@ -199,6 +199,8 @@ class SearchForPair:
         return [warmup]
 
     def _warmup(self, lr: float, samples: int) -> WarmupChoice | None:
+        if any(isinstance(callback, LearningRateWarmup) for callback in self._trainer.callbacks):
+            return None  # the user's own
         wanted, reference = self._trials.warmup, self._trials.reference_lr
         if wanted == "auto":
             needed = lr > RAISED * reference and not self._trials.warms_up

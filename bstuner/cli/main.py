@@ -27,8 +27,8 @@ LEFT_OUT: dict[str, set[str | int]] = {"find": {"milestones"}, "tune": {"study",
 AS_TEXT: dict[str, dict[str, str]] = {
     "find": {},
     "tune": {
-        "storage": "where the study is kept: an Optuna URL (postgresql://..., for many machines) or a path of a journal "
-        "file that ends in .log. None for the file bstuner-study.log in the Trainer's default_root_dir."
+        "storage": "where the study is kept: an Optuna URL (postgresql://..., for many machines) or a path of a "
+        "journal file that ends in .log. None for the file bstuner-study.log in the Trainer's default_root_dir."
     },
 }
 CALLBACKS: dict[str, type] = {"find": BatchSizeFinder, "tune": BatchSizeTuner}

@@ -85,7 +85,7 @@ def _say(label: str, words: str) -> None:
 
 
 class _Part(NamedTuple):
-    """The part of a LightningCLI configuration that sets an answer, and whether it sets batch size and learning rate."""
+    """The part of a LightningCLI configuration that sets an answer; whether it sets batch size and learning rate."""
 
     content: dict[str, Any]
     batch_size: bool
@@ -109,7 +109,7 @@ def _overlay(run: ScriptRun, batch_arg_name: str, tuned: _Tuned) -> _Part | None
 
 
 def _lr_argument(result: TuneResult) -> tuple[str, float, tuple[str, ...]]:
-    """The argument that sets the learning rate, by convention named as the attribute, and the parts that may have it."""
+    """The argument that sets the learning rate, by convention named as the attribute; its value; where it may be."""
     if result.lr_holder.startswith("max_lr of "):
         return "max_lr", result.lr, ("lr_scheduler",)
     if " of " in result.lr_holder:

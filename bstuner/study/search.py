@@ -88,17 +88,18 @@ def tune(
             "pruner: expected none with objective='both', where only whole trials compare, found "
             f"{type(pruner).__name__}; leave it out, or choose objective='time' or 'metric'."
         )
-    study.sampler = sampler or _default_sampler(space, settings, step_seconds)
+    study.sampler = sampler or _default_sampler(space, settings, step_seconds, len(study.get_trials(deepcopy=False)))
     study.pruner = pruner or NopPruner()
     return _Search(runner, space, settings, study, worker or LoneWorker(), observer or _Silent(), clock).run()
 
 
 def _default_sampler(
-    space: SearchSpace, settings: TuneSettings, step_seconds: Mapping[int, float] | None
+    space: SearchSpace, settings: TuneSettings, step_seconds: Mapping[int, float] | None, begun: int
 ) -> BaseSampler:
     if settings.objective == "time":
         return PaceSampler(space, settings.mode, step_seconds, settings.seed)
-    return TPESampler(seed=settings.seed)
+    # A search that goes on must not draw again what it drew at first.
+    return TPESampler(seed=None if settings.seed is None else settings.seed + begun)
 
 
 class _Search:

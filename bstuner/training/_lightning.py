@@ -17,7 +17,7 @@ from typing import Any
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.loops.evaluation_loop import RestartStage, _EvaluationLoop
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -35,12 +35,15 @@ from bstuner.device.loaders import set_batch_size
 __all__ = [
     "EVALUATION_LOOPS",
     "begin_epoch_anew",
+    "begin_epoch_in_full",
     "checkpoint_steps",
     "combination_mode",
+    "end_epoch_in_full",
     "end_processes",
     "end_run_early",
     "forget_loaders",
     "has_communication_hook",
+    "hide_scheduler_step",
     "hook_of",
     "install_evaluation_loop",
     "install_fit_loop",
@@ -48,15 +51,19 @@ __all__ = [
     "launch",
     "leave_launcher",
     "loaders_come_from_hooks",
+    "log_step",
     "prepared_loader",
     "processes_started_with",
     "request_loaders",
     "resize_when_rebuilt",
     "restart_evaluation",
     "set_checkpoint_steps",
+    "set_epoch_length",
     "set_step_limits",
     "shadow_scheduler_step",
     "spawns_processes",
+    "substitute_train_loaders",
+    "validates_by_time",
 ]
 
 EVALUATION_LOOPS = {"validate": "validate_loop", "test": "test_loop", "predict": "predict_loop"}
@@ -129,6 +136,102 @@ def _resize_rebuilt(loader: Any, size: int) -> None:
     inside = getattr(loader.batch_sampler, "_batch_sampler", None)
     if inside is not None:
         inside.batch_size = size
+
+
+class _SubstitutedSource:
+    """A source of loaders that changes what the user's source gives."""
+
+    def __init__(self, source: Any, change: Callable[[Any], Any]) -> None:
+        self._source = source
+        self._change = change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_source"], name)
+
+    def dataloader(self) -> Any:
+        return self._change(self._source.dataloader())
+
+
+def substitute_train_loaders(trainer: Trainer, change: Callable[[Any], Any]) -> Callable[[], None]:
+    """Have the fit train on other loaders than the user's; what is returned takes that back.
+
+    Args:
+        trainer: the Trainer of the run.
+        change: makes the loaders to train on from what the user passed or what the user's hook returns.
+
+    """
+    loop = trainer.fit_loop
+    # _data_source: behind it are both kinds, and neither the user's loaders nor the user's hook has to be touched.
+    source = loop._data_source
+    loop._data_source = _SubstitutedSource(source, change)  # type: ignore[assignment]  # of the same methods
+
+    def take_back() -> None:
+        loop._data_source = source
+
+    return take_back
+
+
+def set_epoch_length(trainer: Trainer, batches: int) -> None:
+    """Tell the fit how many batches the epoch has that is about to start."""
+    loop = trainer.fit_loop
+    # limits: those of the epoch before would end this one. max_batches: by it Lightning knows the last batch, and the
+    # progress bar its total.
+    assert loop._combined_loader is not None
+    loop._combined_loader.limits = [batches]
+    loop.max_batches = batches
+
+
+def validates_by_time(trainer: Trainer) -> bool:
+    """Whether the fit validates by the clock, not by batches."""
+    return trainer._val_check_time_interval is not None  # kept nowhere public
+
+
+def log_step(trainer: Trainer) -> int:
+    """The step by which Lightning's own loggers and monitors count."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped  # kept nowhere public
+
+
+def begin_epoch_in_full(trainer: Trainer) -> None:
+    """Have a fit that was resumed between two epochs begin the next one as if it had not been interrupted.
+
+    Otherwise Lightning goes on with the iterator that it made before the random generators were put back; and with
+    max_steps, it takes the epoch for one that is in progress and ends it without a batch.
+    """
+    loop = trainer.fit_loop
+    for each in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
+        each._restarting = False  # past the setter, which sets it again where there are max_steps
+        each.reset_restart_stage()
+    loop._resuming_from_checkpoint = False
+    for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
+        progress.completed = progress.processed
+
+
+def end_epoch_in_full(trainer: Trainer, epoch: int, *, validate: bool) -> None:
+    """Have a fit that was resumed after a batch do all that was to follow that batch.
+
+    Otherwise Lightning leaves out the validation that was due, and after the last batch of an epoch its hooks too.
+
+    Args:
+        trainer: a Trainer in `on_train_start`.
+        epoch: the epoch of the batch.
+        validate: whether the validation is still to come.
+
+    """
+    loop, inner = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    for batches in (inner.batch_progress.current, inner.batch_progress.total):
+        batches.completed = batches.ready
+    loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = epoch
+    total = loop.epoch_progress.total
+    total.processed = total.completed = total.ready - 1
+    inner.reset_restart_stage()
+    inner._restarting = True
+    # The schedulers that wait for a metric hear of it: they have not yet.
+    loop._restarting = inner.val_loop._restarting = False
+    if validate:
+        inner.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+        inner._batches_that_stepped -= 1  # counted after the validation
+    else:
+        inner.val_loop._has_run = True
 
 
 def combination_mode(loaders: CombinedLoader) -> str:
@@ -303,6 +406,26 @@ def shadow_scheduler_step(module: LightningModule) -> None:
     """Keep schedulers still: a probe may take more steps than a short schedule has."""
     # An instance attribute hides the (public) hook; putting the module's attributes back uncovers it.
     vars(module)["lr_scheduler_step"] = lambda *_args, **_kwargs: None
+
+
+def hide_scheduler_step(module: LightningModule, step: Callable[[Any, Any], None]) -> Callable[[], None]:
+    """Have Lightning step schedulers by another function; what is returned takes that back.
+
+    Args:
+        module: the user's.
+        step: called in the place of its `lr_scheduler_step`.
+
+    """
+    # An instance attribute hides the (public) hook.
+    attributes = vars(module)
+    before = {name: attributes[name] for name in ("lr_scheduler_step",) if name in attributes}
+    attributes["lr_scheduler_step"] = step
+
+    def take_back() -> None:
+        attributes.pop("lr_scheduler_step", None)
+        attributes.update(before)
+
+    return take_back
 
 
 def has_communication_hook(strategy: DDPStrategy) -> bool:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["LRAtStep"]
+__all__ = ["LRAtStep", "lr_at_last_step"]
 
 
 class _Held:
@@ -27,6 +27,17 @@ class _Held:
 # One place for all who change the same optimizer: the first to change it keeps what was there, and the first whose turn
 # comes after the step puts that back. Each with a memory of its own, the second would put back what the first has made.
 _HELD: WeakKeyDictionary[Optimizer, _Held] = WeakKeyDictionary()
+_USED: WeakKeyDictionary[Optimizer, Any] = WeakKeyDictionary()
+
+
+def lr_at_last_step(optimizer: Optimizer) -> float | None:
+    """The learning rate of the first group that a watched optimizer has really used last; None before its first step.
+
+    Args:
+        optimizer: one that is watched.
+    """
+    used = _USED.get(optimizer)
+    return None if used is None else float(used)
 
 
 class LRAtStep:
@@ -83,6 +94,8 @@ class LRAtStep:
             group["lr"] = self._change(group["lr"])
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
+        if optimizer in _HELD:
+            _USED[optimizer] = optimizer.param_groups[0]["lr"]
         _put_back(optimizer)
         if self._stepped is not None:
             self._stepped()

@@ -66,6 +66,6 @@ def take_up(
         raise StoredSizeTooLarge(
             f"Expected the checkpoint's batch size, {size} (found on {device} with {format_bytes(capacity)}), to "
             f"fit {session.memory.label} with {format_bytes(session.capacity)}: {probe.reason}. Resume on a device of "
-            f"the first size, or take BatchSizeFinder out of the callbacks and keep the same {size} samples per step "
+            f"the first size, or take bstuner's callback out and keep the same {size} samples per step "
             f"with a batch size of {max(1, size // 2)} and accumulate_grad_batches doubled."
         )

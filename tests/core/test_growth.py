@@ -142,7 +142,7 @@ def test_a_plan_keeps_what_it_promises(
     assert all(one.batch_size != two.batch_size for one, two in pairwise(phases))
 
     used = [phase_at(phases, step * batch_size) for step in range(len(lrs))]
-    peak = lrs.index(max(lrs))
+    peak = next(step for step, lr in enumerate(lrs) if lr >= max(lrs) * (1 - 1e-9))
     before = batch_size
     for step, (lr, phase) in enumerate(zip(lrs, used, strict=True)):
         size, factor = phase.batch_size, phase.lr_factor

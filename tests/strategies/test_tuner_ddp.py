@@ -302,7 +302,7 @@ class Model(Tuned):
         if any(type(each).__name__ == "TrialWatch" for each in self.trainer.callbacks) and loop not in TRIALS:
             TRIALS.append(loop)
         if os.environ.get("SLEEP") == str(len(TRIALS)):
-            os.write(1, b"stepping\\n")
+            os.write(1, b"stands still\\n")
             time.sleep(1000)
         return super().training_step(batch, batch_idx)
 
@@ -334,7 +334,7 @@ def command(folder: Path, strategy: str, sleep: str = "") -> tuple[int, str]:
         )
     end, interrupted = time.monotonic() + HANG, not sleep
     while process.poll() is None and time.monotonic() < end:
-        if not interrupted and printed.read_text().count("stepping") == 2:
+        if not interrupted and printed.read_text().count("stands still") == 2:
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             interrupted = True
         time.sleep(0.2)
@@ -371,5 +371,10 @@ def test_ctrl_c_ends_all_with_130_and_the_command_goes_on_with_the_study(tmp_pat
     assert not (tmp_path / "bstuner-result.json").exists()
     code, said = command(tmp_path, "ddp")
     assert code == 0, said
-    assert said.count("\nTrial ") == 2, "the first one has run already"
-    assert [trial.state.name for trial in trials_of(tmp_path, "study.log")] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert said.count("Trial ") == 2, "the first one has run already"
+    assert [trial.state.name for trial in trials_of(tmp_path, "study.log")] == [
+        "COMPLETE",
+        "FAIL",
+        "COMPLETE",
+        "COMPLETE",
+    ]

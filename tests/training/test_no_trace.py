@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import pytest
@@ -16,12 +16,20 @@ import bstuner
 from bstuner import BatchSizeFinder
 
 
-def train(finder: BatchSizeFinder | None, build: Any, **kwargs: Any) -> tuple[L.LightningModule, L.Trainer]:
+class Trained(NamedTuple):
+    """A training, and all it had left behind when it ended: generators are the process's, so that cannot wait."""
+
+    module: L.LightningModule
+    trainer: L.Trainer
+    left: dict[str, Any]
+
+
+def train(finder: BatchSizeFinder | None, build: Any, **kwargs: Any) -> Trained:
     L.seed_everything(7, verbose=False)
     module, fit, callbacks = build()
     trainer = zoo.trainer(*([finder] if finder else []), *callbacks, **kwargs)
     trainer.fit(module, **fit)
-    return module, trainer
+    return Trained(module, trainer, everything(module, trainer))
 
 
 CASES = {
@@ -50,7 +58,7 @@ def test_training_equals_the_run_started_by_hand(case: str) -> None:
     assert finder.result is not None
     assert finder.result.batch_size == 64
     by_hand = train(None, lambda: (model(batch_size=64), {}, []), **kwargs)
-    assert_same(everything(*found), everything(*by_hand))
+    assert_same(found.left, by_hand.left)
 
 
 def test_a_datamodule_and_its_own_generator_are_left_alone() -> None:
@@ -62,9 +70,9 @@ def test_a_datamodule_and_its_own_generator_are_left_alone() -> None:
 
     found = train(finder, lambda: build(7))
     by_hand = train(None, lambda: build(64))
-    assert found[1].datamodule.hparams.batch_size == 64
-    assert found[1].datamodule.dataset.served == by_hand[1].datamodule.dataset.served
-    assert_same(everything(*found), everything(*by_hand))
+    assert found.trainer.datamodule.hparams.batch_size == 64
+    assert found.trainer.datamodule.dataset.served == by_hand.trainer.datamodule.dataset.served
+    assert_same(found.left, by_hand.left)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -87,9 +95,9 @@ def test_loaders_passed_to_fit_are_left_as_if_built_with_that_size(workers: int,
 
     found = train(BatchSizeFinder(max_val=32), lambda: build(4))
     by_hand = train(None, lambda: build(32))
-    assert found[1].train_dataloader.batch_size == 32
-    assert found[1].val_dataloaders.batch_size == 8
-    assert_same(everything(*found), everything(*by_hand))
+    assert found.trainer.train_dataloader.batch_size == 32
+    assert found.trainer.val_dataloaders.batch_size == 8
+    assert_same(found.left, by_hand.left)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +112,12 @@ def test_loaders_passed_to_fit_are_left_as_if_built_with_that_size(workers: int,
 def test_the_users_callbacks_end_up_as_if_there_had_been_no_search(callback: Any) -> None:
     found = train(BatchSizeFinder(max_val=64), lambda: (zoo.Mlp(batch_size=7), {}, [callback()]), max_epochs=3)
     by_hand = train(None, lambda: (zoo.Mlp(batch_size=64), {}, [callback()]), max_epochs=3)
-    assert_same(found[1].callbacks[1].state_dict(), by_hand[1].callbacks[0].state_dict())
-    assert_same(everything(*found), everything(*by_hand))
+    assert_same(found.trainer.callbacks[1].state_dict(), by_hand.trainer.callbacks[0].state_dict())
+    assert_same(found.left, by_hand.left)
 
 
 def test_find_alone_leaves_a_trainer_that_trains_as_if_nothing_had_been_searched() -> None:
-    def run(search: bool) -> tuple[L.LightningModule, L.Trainer]:
+    def run(search: bool) -> dict[str, Any]:
         L.seed_everything(7, verbose=False)
         module = zoo.Regularised(batch_size=7 if search else 64)
         trainer = zoo.trainer()
@@ -117,9 +125,9 @@ def test_find_alone_leaves_a_trainer_that_trains_as_if_nothing_had_been_searched
             assert bstuner.find(trainer, module, max_val=64).batch_size == 64
             assert trainer.callbacks == []
         trainer.fit(module)
-        return module, trainer
+        return everything(module, trainer)
 
-    assert_same(everything(*run(True)), everything(*run(False)))
+    assert_same(run(True), run(False))
 
 
 def test_lazy_layers_are_made_by_training_itself() -> None:
@@ -132,7 +140,7 @@ def test_lazy_layers_are_made_by_training_itself() -> None:
 
     found = train(BatchSizeFinder(max_val=64), lambda: (Lazy(batch_size=7), {}, []))
     by_hand = train(None, lambda: (Lazy(batch_size=64), {}, []))
-    assert_same(everything(*found), everything(*by_hand))
+    assert_same(found.left, by_hand.left)
 
 
 def test_compiled_layers_are_compiled_in_training_as_if_nothing_had_run_before() -> None:

@@ -315,14 +315,11 @@ def test_a_fit_equals_the_one_with_the_converted_numbers() -> None:
         model.warmup = warmup
         trainer = zoo.trainer(*callbacks)
         trainer.fit(model)
-        return model, trainer
+        return everything(model, trainer), trainer
 
     _, reference = fit(16, 16)
     # Read anew: after a fit, schedulers hold the same constants.
     callback = Convert(StepConstants.of(reference.lr_scheduler_configs), 1 / 4)
     found = fit(64, 16, callback)
     assert callback.done.changed == ("SequentialLR.milestones [16] -> [4]", "LinearLR.total_iters 16 -> 4")
-    found[0].warmup = 4
-    by_hand = fit(64, 4)
-    assert found[0].losses == by_hand[0].losses
-    assert_same(everything(*found), everything(*by_hand))
+    assert_same(found[0], fit(64, 4)[0])

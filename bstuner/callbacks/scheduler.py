@@ -1,0 +1,310 @@
+"""`BatchSizeScheduler`: grow the batch instead of decaying the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from bstuner.callbacks.finder import EXIT_INTERRUPTED, BatchSizeFinder
+from bstuner.callbacks.mailbox import Mailbox
+from bstuner.core.growth import Rounding
+from bstuner.core.plan_text import format_plan, parse_plan
+from bstuner.core.scaling import Rule
+from bstuner.device.limit import parse_bytes
+from bstuner.errors import InvalidSetting, SettingRefused
+from bstuner.report.live import SearchDisplay, shows_progress
+from bstuner.training._lightning import end_run_early, log_step, spawns_processes
+from bstuner.training.find import find_largest
+from bstuner.training.growth_plan import GrowthPlanner, GrowthSettings, RunPlan
+from bstuner.training.lr_at_step import lr_at_last_step
+from bstuner.training.placement import plans_accumulation
+from bstuner.training.planned_fit import PlannedFit, facts_of
+from bstuner.training.rehearsal import OwnCallback
+from bstuner.training.session import FindSettings
+from bstuner.training.strategy import refuse_unsupported
+
+__all__ = ["BatchSizeScheduler"]
+
+
+class BatchSizeScheduler(OwnCallback):
+    """Grows the batch where your schedule lowers the learning rate: as much noise at every sample, in fewer steps.
+
+    Example:
+        >>> import lightning as L
+        >>> from bstuner.callbacks.scheduler import BatchSizeScheduler
+        >>> trainer = L.Trainer(max_epochs=90, callbacks=[BatchSizeScheduler()], logger=False)
+
+    Your learning rate schedule is run ahead on copies when `fit` starts. From its peak on, the batch grows by as much
+    as the learning rate would fall, up to the largest batch allowed, where the learning rate falls again. Every batch
+    is planned by its place in the data before the first step. A larger batch is met by a larger micro-batch up to what
+    fits the device, and by accumulation beyond. Your scheduler goes on counting the steps that your own batch size
+    would take, `max_steps` ends training after the same samples, and validation comes after the same samples.
+
+    Or you write the batch sizes down: `BatchSizeScheduler("0:256 30ep:512 60ep:1024")`. Then the learning rate is that
+    of your own schedule; with `rule` it follows the batch size from your own on.
+
+    The learning rate used is in place only while the optimizer steps, and is logged as `effective_lr`, beside
+    `batch_size` and `samples`. Training can be resumed from a checkpoint of any optimizer step and goes on as if it had
+    not been interrupted, but for random augmentation inside workers.
+
+    Args:
+        plan: where each batch size starts, in samples or epochs, and that size over all processes; None to turn the
+            learning rate schedule into batch sizes.
+        rule: how the learning rate follows the batch size: "linear", "sqrt", or "auto" by the optimizer's class; with
+            a written plan, "auto" and "none" leave it alone.
+        rounding: "power" for your own batch size times the power of two below, "nearest" for the nearest such,
+            "integer" for the whole number below.
+        max_batch_size: the largest batch, in samples per optimizer step over all processes; never more than a tenth of
+            the samples of an epoch.
+        max_accumulate: the most micro-batches per optimizer step that the batch grows by.
+        fits: the largest micro-batch that fits the device, in samples; None to find it when `fit` starts.
+        batch_arg_name: for finding it, as for `BatchSizeFinder`; so are the arguments that follow.
+        margin: share of the device's memory to keep free, 0 to 1.
+        memory_limit: bytes, or text such as "24GiB"; None for the device's own memory.
+        probe_with: the sample to probe memory with: an index, or a function of the dataset.
+
+    Attributes:
+        search_only: end the run once the plan is made, instead of going on with it.
+
+    Raises:
+        InvalidSetting: an argument is out of range or unreadable.
+
+    """
+
+    def __init__(
+        self,
+        plan: str | None = None,
+        *,
+        rule: Rule | Literal["auto"] = "auto",
+        rounding: Rounding = "power",
+        max_batch_size: int | None = None,
+        max_accumulate: int = 8,
+        fits: int | None = None,
+        batch_arg_name: str = "batch_size",
+        margin: float = 0.1,
+        memory_limit: int | str | None = None,
+        probe_with: int | Callable[[Any], Any] | None = None,
+    ) -> None:
+        if plan is not None:
+            parse_plan(plan, samples_per_epoch=10**12)  # what cannot be read is refused here, not in the fit
+        rules = ("auto", "linear", "sqrt", "none") if plan is not None else ("auto", "linear", "sqrt")
+        _check(rule in rules, "rule", " or ".join(map(repr, rules)), rule)
+        _check(rounding in ("power", "nearest", "integer"), "rounding", "'power', 'nearest' or 'integer'", rounding)
+        for name, value in (("max_batch_size", max_batch_size), ("max_accumulate", max_accumulate), ("fits", fits)):
+            fine = _is_whole(value) or (value is None and name != "max_accumulate")
+            _check(fine, name, "a whole number of at least 1", value)
+        _check(plan is None or max_batch_size is None, "max_batch_size", "None beside a written plan", max_batch_size)
+        _check(isinstance(margin, (int, float)) and 0 <= margin < 1, "margin", "a share from 0 up to 1", margin)
+        self.settings = GrowthSettings(plan, rule, rounding, max_batch_size, max_accumulate)
+        self._fits = fits
+        self._find = FindSettings(
+            batch_arg_name=batch_arg_name,
+            margin=margin,
+            memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
+            probe_with=probe_with,
+            converts=True,
+        )
+        self.search_only = False
+        self._plan: RunPlan | None = None
+        self._fit: PlannedFit | None = None
+        self._mailbox = Mailbox()
+        self._resumed: dict[str, Any] = {}
+
+    @property
+    def plan(self) -> RunPlan | None:
+        """The plan of the fit; None before it is made."""
+        posted = self._mailbox.take()  # by a fit in a process that Lightning has spawned
+        if posted is not None:
+            self._plan = posted
+        return self._plan
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the first place among the callbacks but for those that search."""
+        refuse_unsupported(trainer)
+        self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
+        if stage == "fit":
+            _refuse_what_contradicts(trainer)
+            others = [callback for callback in trainer.callbacks if callback is not self]
+            searches = [callback for callback in others if isinstance(callback, OwnCallback)]
+            trainer.callbacks = [*searches, self, *(other for other in others if other not in searches)]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Plan the fit, and put the plan in place before the loaders are made."""
+        if trainer.fast_dev_run or trainer.overfit_batches:
+            rank_zero_warn(
+                "BatchSizeScheduler does nothing under fast_dev_run or overfit_batches: all batches are your own."
+            )
+            return
+        if trainer.limit_train_batches == 0:
+            return
+        self._check_checkpoint(trainer)
+        self._plan = self._make_plan(trainer)
+        if trainer.is_global_zero and spawns_processes(trainer):
+            self._mailbox.post(self._plan)
+        if self.search_only:
+            end_run_early(trainer)
+            return
+        fit = PlannedFit(trainer, self._plan, self._resumed)
+        if self._resumed:
+            _refuse_other_plan(self._resumed, fit.plan, trainer)
+            if fit.resumes_within_a_step:
+                rank_zero_warn(
+                    "The checkpoint was saved between two batches of one optimizer step: the gradients of those before "
+                    "it are lost. Save at optimizer steps, as ModelCheckpoint(every_n_train_steps=...) does."
+                )
+        rank_zero_info(_in_words(self._plan))
+        for remark in self._plan.remarks:
+            rank_zero_warn(remark)
+        fit.install()
+        self._fit = fit
+
+    def _make_plan(self, trainer: Trainer) -> RunPlan:
+        planner = GrowthPlanner(trainer, self.settings)
+        fits = self._fits
+        if self._resumed:
+            fits = self._resumed["plan"]["fits"]
+        elif fits is None and planner.most > planner.micro:
+            fits = self._find_largest(trainer, planner.most)
+        return planner.plan(fits)
+
+    def _find_largest(self, trainer: Trainer, most: int) -> int:
+        settings = FindSettings(**{**vars(self._find), "max_val": most})
+        try:
+            with SearchDisplay(enabled=shows_progress(trainer)) as display:
+                return find_largest(trainer, "fit", settings, display, fresh=True)[0].batch_size
+        except KeyboardInterrupt:
+            # Not passed on as it is: Lightning would exit with 1 and hide that the user asked for it.
+            raise SystemExit(EXIT_INTERRUPTED) from None
+
+    def _check_checkpoint(self, trainer: Trainer) -> None:
+        if trainer.ckpt_path is not None and not self._resumed:
+            raise SettingRefused(
+                f"Expected a checkpoint of a fit with BatchSizeScheduler, found {trainer.ckpt_path} without: its steps "
+                "are counted in other batches. Resume it without this callback, or load its weights alone and train "
+                "from the beginning."
+            )
+        if trainer.global_step and not self._resumed:
+            raise SettingRefused(
+                f"Expected a fit from its beginning, found a Trainer that has taken {trainer.global_step} steps. Make "
+                "a new Trainer for a new schedule."
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The loaders exist from here on, and what is resumed is in place."""
+        if self._fit is not None:
+            self._fit.train_starts()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell Lightning, and the progress bar, how many batches this epoch has."""
+        if self._fit is not None:
+            self._fit.epoch_starts()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Put the accumulation and the learning rate of this batch in place."""
+        if self._fit is None:
+            return
+        self._fit.batch_starts(batch_idx)
+        if self._fit.order_differs:
+            rank_zero_warn(
+                "The order of this epoch's samples is another one than in the run that is resumed: some are seen twice "
+                "in it and others not at all. Its sampler keeps a state that no checkpoint holds."
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Step the schedulers, see whether a validation is due, and log."""
+        if self._fit is None or not self._fit.batch_ends(batch_idx):
+            return
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            values = {"batch_size": float(self._fit.step.batch_size), "samples": float(self._fit.samples)}
+            lr = lr_at_last_step(trainer.optimizers[0])
+            if lr is not None:
+                values["effective_lr"] = lr
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=log_step(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember it, for a checkpoint that is saved now."""
+        if self._fit is not None and not trainer.sanity_checking:
+            self._fit.validated()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a checkpoint stands between two epochs."""
+        if self._fit is not None:
+            self._fit.epoch_ends()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing behind in the Trainer."""
+        self.teardown(trainer, pl_module, "")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave nothing behind in the Trainer."""
+        if self._fit is not None:
+            self._fit.put_back()
+            self._plan, self._fit = self._fit.plan, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plan and where the fit is in it, for the checkpoint."""
+        return {} if self._fit is None else self._fit.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The same, from the checkpoint."""
+        self._resumed = dict(state_dict)
+
+
+def _refuse_what_contradicts(trainer: Trainer) -> None:
+    if not trainer.lightning_module.automatic_optimization:
+        raise SettingRefused(
+            "Expected automatic optimization, found a module that steps its optimizers itself: BatchSizeScheduler cannot "
+            "tell which batches make a step. Leave the callback out, or train with automatic optimization."
+        )
+    if plans_accumulation(trainer):
+        raise SettingRefused(
+            "Expected no GradientAccumulationScheduler beside BatchSizeScheduler, found one: both would set "
+            "accumulate_grad_batches. Leave one of them out; BatchSizeScheduler('0:256 4ep:512') grows the batch at "
+            "epochs too."
+        )
+    for callback in trainer.callbacks:
+        if isinstance(callback, BatchSizeFinder) and callback.milestones:
+            raise SettingRefused(
+                f"Expected no searches in the middle of a planned fit, found BatchSizeFinder(milestones="
+                f"{callback.milestones}). Leave milestones out."
+            )
+
+
+def _refuse_other_plan(saved: dict[str, Any], plan: RunPlan, trainer: Trainer) -> None:
+    """Refuse a checkpoint whose fit so far has run by another plan."""
+    was, now = saved["plan"], facts_of(plan)
+    reached = (saved["epoch"] + 1) * plan.samples_per_epoch
+
+    def so_far(facts: dict[str, Any]) -> dict[str, Any]:
+        return {**facts, "phases": [list(phase) for phase in facts["phases"] if phase[0] < reached]}
+
+    was, now = so_far(was), so_far(now)
+    different = [name for name in now if was[name] != now[name]]
+    if different:
+        found = "; ".join(f"{name} {now[name]} instead of {was[name]}" for name in different)
+        raise SettingRefused(
+            f"Expected the plan that the checkpoint {trainer.ckpt_path} was trained by, found {found}. Resume with the "
+            "settings, the learning rate schedule and the data that it was started with."
+        )
+
+
+def _in_words(plan: RunPlan) -> str:
+    words = f"Batch sizes: {format_plan(plan.phases, plan.samples_per_epoch)}"
+    if plan.planned_steps is not None:
+        words += f"; {plan.planned_steps:,} optimizer steps instead of {plan.nominal_steps:,}"
+    return f"{words}; capped by {plan.capped_by}" if plan.capped_by else words
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _check(valid: bool, name: str, expected: str, found: object) -> None:
+    if not valid:
+        raise InvalidSetting(f"{name}: expected {expected}, found {found!r}.")

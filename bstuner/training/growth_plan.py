@@ -1,0 +1,338 @@
+"""Plan the batches of a whole fit: from the user's learning rate schedule, or from a plan in the user's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Literal
+
+from lightning.pytorch import Trainer
+
+from bstuner.core.batch_plan import BatchPlan, PlannedStep
+from bstuner.core.epoch import EpochData
+from bstuner.core.growth import Phase, Rounding, plan_growth
+from bstuner.core.layout import BatchLayout
+from bstuner.core.nominal import NominalSteps
+from bstuner.core.plan_text import parse_plan
+from bstuner.core.scaling import Rule, rule_for, scale_lr
+from bstuner.device.loaders import batch_size_of
+from bstuner.errors import SettingRefused
+from bstuner.training._lightning import checkpoint_steps, request_loaders
+from bstuner.training.combination import combined, flat_loaders
+from bstuner.training.constraints import epoch_data
+from bstuner.training.horizon import horizon_of, steps_of
+from bstuner.training.planned_batches import check_can_be_planned
+from bstuner.training.random_state import RandomState
+from bstuner.training.simulate import simulate_schedule
+from bstuner.training.strategy import replicas
+
+__all__ = ["GrowthPlanner", "GrowthSettings", "RunPlan", "plan_run"]
+
+# Beyond a share of the dataset a batch is hardly a sample of it any more (Smith et al. 2018, section 4).
+SHARE_OF_DATASET = 10
+
+
+@dataclass(frozen=True)
+class GrowthSettings:
+    """What a user may choose; the meaning of each is documented at `BatchSizeScheduler`."""
+
+    text: str | None = None
+    rule: Rule | Literal["auto"] = "auto"
+    rounding: Rounding = "power"
+    max_batch_size: int | None = None
+    max_accumulate: int = 8
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The batches of a fit, beside what the user's own code would do.
+
+    Args:
+        batches: every batch, by its place in the data.
+        lrs: the user's learning rate at each of the user's own optimizer steps; empty for a fit without end.
+        nominal: where in the data those steps start.
+        layout: the user's own batch.
+        rule: how the learning rate follows the batch size.
+        nominal_steps: how many optimizer steps the user's own code takes; None for a fit without end.
+        planned_steps: how many the plan takes on the same samples.
+        samples: those of the whole fit, over all processes.
+        max_batch_size: the largest batch that the plan may have; None where the user's own words set it.
+        capped_by: what kept the batch from growing further, in words; empty for nothing.
+        remarks: what the user should know.
+        waits_for: the schedulers that wait for a metric, by their classes: they may change the plan at epoch ends.
+
+    """
+
+    batches: BatchPlan
+    lrs: tuple[float, ...]
+    nominal: NominalSteps
+    layout: BatchLayout
+    rule: Rule
+    nominal_steps: int | None
+    planned_steps: int | None
+    samples: int | None
+    max_batch_size: int | None
+    rounding: Rounding = "power"
+    capped_by: str = ""
+    remarks: tuple[str, ...] = ()
+    waits_for: tuple[str, ...] = ()
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The planned batch sizes, by their starts."""
+        return tuple(self.batches.phases)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples that an epoch trains on, over all processes."""
+        return self.batches.samples_per_epoch
+
+    def steps(self) -> Iterator[PlannedStep]:
+        """Every planned optimizer step of the fit, in order; without end where the fit has none."""
+        for epoch in count():
+            for step in self.batches.epoch(epoch).steps():
+                if self.samples is not None and step.start_sample >= self.samples:
+                    return
+                yield step
+
+    def steps_before(self, sample: int) -> int:
+        """How many of the planned optimizer steps start before a sample."""
+        epochs, left = divmod(sample, self.samples_per_epoch)
+        steps = self.batches.step_count(epochs)
+        if not left:
+            return steps
+        return steps + sum(step.start_sample < sample for step in self.batches.epoch(epochs).steps())
+
+    def sample_of(self, step: int) -> int:
+        """Samples of the fit before one of the user's own steps."""
+        return int(self.nominal.starts(step + 1)[-1])
+
+    def nominal_lr(self, sample: int) -> float:
+        """The learning rate of the user's own schedule at a sample; what is used is this times a step's `lr_factor`."""
+        return self.lrs[min(self.nominal.at(sample), len(self.lrs) - 1)]
+
+    def with_cuts(self, cuts: list[tuple[int, float]]) -> RunPlan:
+        """The plan, where a scheduler that waits for a metric has cut the learning rate below the simulated one.
+
+        Args:
+            cuts: from which of the user's own steps on, and what share of the simulated learning rate was left.
+
+        """
+        if not cuts or not self.lrs:
+            return self
+        lrs = list(self.lrs)
+        for (start, share), (end, _) in zip(cuts, [*cuts[1:], (len(lrs), 1.0)], strict=True):
+            lrs[start:end] = [lr * share for lr in lrs[start:end]]
+        phases = _grown(lrs, self.nominal, self.rule, self.max_batch_size, self.rounding)
+        return _ended(replace(self, batches=replace(self.batches, phases=phases)))
+
+
+class GrowthPlanner:
+    """Looks at a fit once, and plans it.
+
+    Args:
+        trainer: a Trainer in `on_fit_start`, with optimizers, schedulers and loaders as the user's code makes them.
+        settings: the user's choices.
+
+    Attributes:
+        most: the largest micro-batch that a plan could use; it need not be tried whether a larger one fits.
+
+    Raises:
+        SettingRefused: the fit is of a kind whose batches cannot be planned.
+
+    """
+
+    def __init__(self, trainer: Trainer, settings: GrowthSettings) -> None:
+        self._trainer = trainer
+        self._settings = settings
+        self._layout, self._data = _look(trainer)
+        self._nominal = self._nominal_steps()
+        self._rule: Rule = self._choose_rule()
+        self._written = None if settings.text is None else parse_plan(settings.text, self._nominal.samples_per_epoch)
+        self._capped_by = ""
+        world = self._layout.world
+        if self._written is not None:
+            self._cap = None
+            self.most = max(phase.batch_size for phase in self._written) // world
+        else:
+            self._cap = self._largest()
+            self.most = max(self._layout.micro, self._cap // world)
+
+    def plan(self, fits: int | None) -> RunPlan:
+        """Plan the fit.
+
+        Args:
+            fits: the largest micro-batch that fits, in samples; None for no larger one than the user's own.
+
+        Raises:
+            InvalidSetting: the plan in the user's words cannot be met.
+
+        """
+        trainer, settings, layout = self._trainer, self._settings, self._layout
+        # What the user's own code asks for is not refused, whatever margin a search kept.
+        fits = max(layout.micro, min(fits or 0, self.most))
+        steps = steps_of(trainer, layout, self._data)
+        horizon = horizon_of(trainer, layout, self._data)
+        lrs: tuple[float, ...] = ()
+        waits_for: tuple[str, ...] = ()
+        if steps is None and self._written is None:
+            raise SettingRefused(
+                "Expected a fit with an end, whose learning rate schedule can be told beforehand, found neither "
+                "max_epochs nor max_steps. Set one of them, or write the batch sizes down: "
+                "BatchSizeScheduler('0:256 30ep:512')."
+            )
+        if steps:
+            schedule = simulate_schedule(trainer, steps, self._data.batches(layout.micro, self._limit) or 0)
+            lrs, waits_for = schedule.lrs, schedule.unforeseen if self._written is None else ()
+        cap = self._cap
+        if cap is not None and cap > fits * layout.world * settings.max_accumulate:
+            cap = max(layout.global_batch_size, fits * layout.world * settings.max_accumulate)
+            self._capped_by = f"memory: {fits} samples fit at a time, {settings.max_accumulate} times per step"
+        if self._written is not None:
+            phases = [
+                phase._replace(lr_factor=scale_lr(1.0, phase.batch_size, layout.global_batch_size, self._rule))
+                for phase in self._written
+            ]
+        else:
+            phases = _grown(lrs, self._nominal, self._rule, cap, settings.rounding)
+        by_users_batch = self._written is None and settings.rounding != "integer"
+        plan = RunPlan(
+            batches=BatchPlan(
+                tuple(phases),
+                samples=(self._nominal.samples_per_epoch or 0) // layout.world,
+                fits=fits,
+                world=layout.world,
+                rule=self._rule,
+                unit=layout.micro if by_users_batch else 1,
+            ),
+            lrs=lrs,
+            nominal=self._nominal,
+            layout=layout,
+            rule=self._rule,
+            nominal_steps=steps,
+            planned_steps=None,
+            samples=None,
+            max_batch_size=cap,
+            rounding=settings.rounding,
+            capped_by=self._what_capped(phases, lrs, cap),
+            remarks=self._remarks(waits_for, horizon.fit),
+            waits_for=waits_for,
+        )
+        return plan if steps is None else _ended(replace(plan, samples=plan.sample_of(steps)))
+
+    @property
+    def micro(self) -> int:
+        """The user's own micro-batch, in samples."""
+        return self._layout.micro
+
+    @property
+    def _limit(self) -> int | float:
+        return self._trainer.limit_train_batches
+
+    def _nominal_steps(self) -> NominalSteps:
+        here = self._data.samples_per_epoch(self._layout.micro, self._limit)
+        if not here:
+            raise SettingRefused(
+                "Expected training data of a known length, found a loader that tells none. Its batches cannot be "
+                "planned by their place in the data."
+            )
+        return NominalSteps(self._layout.global_batch_size, here * self._layout.world)
+
+    def _choose_rule(self) -> Rule:
+        if self._settings.rule != "auto":
+            return self._settings.rule
+        if self._settings.text is not None:
+            return "none"
+        optimizer = self._trainer.optimizers[0]
+        return rule_for(kind.__name__ for kind in type(optimizer).__mro__).rule
+
+    def _largest(self) -> int:
+        own, samples = self._layout.global_batch_size, self._nominal.samples_per_epoch or 0
+        cap, self._capped_by = samples // SHARE_OF_DATASET, f"a tenth of the {samples:,} samples of an epoch"
+        wanted = self._settings.max_batch_size
+        if wanted is not None and wanted < cap:
+            cap, self._capped_by = wanted, f"max_batch_size={wanted}"
+        return max(own, cap)
+
+    def _what_capped(self, phases: list[Phase], lrs: tuple[float, ...], cap: int | None) -> str:
+        if cap is None or not lrs:
+            return ""
+        peak, lowest = max(lrs), min(lrs[lrs.index(max(lrs)) :])
+        wanted = float("inf") if lowest == 0 else self._layout.global_batch_size * peak / lowest
+        return self._capped_by if wanted > cap * (1 + 1e-9) else ""
+
+    def _remarks(self, waits_for: tuple[str, ...], samples: int | None) -> tuple[str, ...]:
+        remarks = []
+        if waits_for:
+            remarks.append(
+                f"{', '.join(waits_for)} waits for a metric: where it cuts the learning rate, the batch grows at the "
+                "next epoch instead, and the plan says no more of it."
+            )
+        remarks += [
+            f"ModelCheckpoint(every_n_train_steps={every}) counts the optimizer steps that are taken, which are fewer "
+            "than your own."
+            for every in checkpoint_steps(self._trainer)
+        ]
+        return tuple(remarks)
+
+
+def plan_run(trainer: Trainer, settings: GrowthSettings, fits: int | None) -> RunPlan:
+    """Plan a fit; nothing of it is changed.
+
+    Args:
+        trainer: a Trainer in `on_fit_start`, with optimizers, schedulers and loaders as the user's code makes them.
+        settings: the user's choices.
+        fits: the largest micro-batch that fits, in samples; None for no larger one than the user's own.
+
+    Raises:
+        InvalidSetting: the plan in the user's words cannot be read or met.
+        SettingRefused: the fit is of a kind whose batches cannot be planned.
+
+    """
+    return GrowthPlanner(trainer, settings).plan(fits)
+
+
+def _look(trainer: Trainer) -> tuple[BatchLayout, EpochData]:
+    """The user's own batch, and the samples there are."""
+    state = RandomState()
+    try:
+        loaders = combined(request_loaders(trainer, "train"), "train")
+        flat = flat_loaders(loaders)
+        if len(flat) != 1:
+            raise SettingRefused(
+                f"Expected one training loader, whose batches can be planned, found {len(flat)}. Train on one loader, "
+                "or without BatchSizeScheduler."
+            )
+        check_can_be_planned(flat[0])
+        layout = BatchLayout(batch_size_of(flat[0]), trainer.accumulate_grad_batches, replicas(trainer))
+        return layout, epoch_data(trainer, "train", loaders, [1.0])
+    finally:
+        state.restore()
+
+
+def _grown(
+    lrs: tuple[float, ...] | list[float],
+    nominal: NominalSteps,
+    rule: Rule,
+    max_batch_size: int | None,
+    rounding: Rounding,
+) -> list[Phase]:
+    return plan_growth(lrs, nominal.batch_size, rule, max_batch_size, rounding, nominal.starts(len(lrs)))
+
+
+def _ended(plan: RunPlan) -> RunPlan:
+    """The plan with its number of steps, the last of which ends where the user's own code ends."""
+    if plan.samples is None:
+        return plan
+    end, batches = plan.samples, plan.batches
+    epoch, left = divmod(end, plan.samples_per_epoch)
+    if left:
+        last = next(step for step in reversed(list(batches.epoch(epoch).steps())) if step.start_sample < end)
+        rest = end - last.start_sample
+        if rest < last.batch_size:
+            factor = max(1.0, scale_lr(1.0, rest, plan.layout.global_batch_size, plan.rule))
+            before = [phase for phase in batches.phases if phase.start_sample < last.start_sample]
+            phases = (*before, Phase(last.start_sample, rest, min(factor, last.lr_factor)))
+            plan = replace(plan, batches=replace(batches, phases=phases))
+    return replace(plan, planned_steps=plan.steps_before(end))
