@@ -169,7 +169,7 @@ class BatchSizeTuner(OwnCallback):
         self._beginning = Beginning()
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
-        self._warmup: _AddedWarmup | None = None
+        self._warmup: LearningRateWarmup | None = None
 
     @property
     def result(self) -> TuneResult | None:
@@ -266,7 +266,7 @@ class BatchSizeTuner(OwnCallback):
         forget_loaders(trainer)
         in_place.build(trainer, layout, self._saved["lr"])
         if self._saved["warmup"] is not None and not self.search_only:
-            self._warmup = _AddedWarmup(*self._saved["warmup"])
+            self._warmup = LearningRateWarmup(*self._saved["warmup"])
             self._warmup.setup(trainer, trainer.lightning_module, "fit")
             self._warmup.load_state_dict(self._resumed.get("warmup_state", {}))
             trainer.callbacks = [*trainer.callbacks, self._warmup]
@@ -301,7 +301,9 @@ class BatchSizeTuner(OwnCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The answer, for the checkpoint."""
-        state = {} if self._warmup is None else {"warmup_state": self._warmup.count()}
+        # The warm-up has a part of its own too, for whoever takes the tuner out and lists it. But Lightning reads that
+        # before a resumed fit has put the warm-up among the callbacks.
+        state = {} if self._warmup is None else {"warmup_state": self._warmup.state_dict()}
         return {**self._saved, **state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -311,20 +313,6 @@ class BatchSizeTuner(OwnCallback):
 
 # They would change afterwards what the tuner has put in place.
 _SEARCHES = (BatchSizeFinder, LightningsFinder, LearningRateFinder)
-
-
-class _AddedWarmup(LearningRateWarmup):
-    """A warm-up that the user has not listed: its count is in the tuner's part of a checkpoint.
-
-    With a part of its own, Lightning would ask the user for this callback when the fit is resumed.
-    """
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def count(self) -> dict[str, Any]:
-        """Samples so far."""
-        return super().state_dict()
 
 
 def _is_whole(value: object) -> bool:

@@ -83,7 +83,7 @@ class PaceModel:
         guesses = np.column_stack([
             rng.normal(np.log(3.0), 1.8, _GUESSES),  # log of the best learning rate over the user's own
             rng.uniform(0.7, 1.05, _GUESSES),  # time gained per log learning rate below the best
-            np.exp(rng.uniform(np.log(0.5), np.log(3.0), _GUESSES)),  # time lost per log learning rate above it
+            np.exp(rng.uniform(np.log(0.2), np.log(3.0), _GUESSES)),  # time lost per log learning rate above it
             rng.uniform(low - 1.0, high + 1.0, _GUESSES),  # log of the critical batch size
             rng.normal(-0.05, 0.2, _GUESSES),  # how much steeper the best learning rate rises than its rule
             rng.uniform(0.5, 1.5, _GUESSES),  # how strictly it stops rising at the critical batch size

@@ -230,8 +230,6 @@ def end_epoch_in_full(trainer: Trainer, epoch: int, *, validate: bool) -> None:
     if validate:
         inner.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
         inner._batches_that_stepped -= 1  # counted after the validation
-    else:
-        inner.val_loop._has_run = True
 
 
 def combination_mode(loaders: CombinedLoader) -> str:

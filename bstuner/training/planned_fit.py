@@ -194,7 +194,7 @@ class PlannedFit:
 
     def epoch_ends(self) -> None:
         """All batches of the epoch are over, and its validation."""
-        self._epoch, self._batches, self._validated = self._trainer.current_epoch, 0, True
+        self._epoch, self._batches, self._validated = self._trainer.current_epoch + 1, 0, True
 
     def _is_over(self, batch: int) -> bool:
         return batch + 1 == self.step.first_batch + len(self.step.micros)
@@ -336,7 +336,7 @@ class PlannedFit:
         if not self._resumed or not self._batches:
             return False
         step = self._epoch_plan(self._epoch).step_of(self._batches - 1)
-        return self._batches != step.first_batch + len(step.micros)
+        return bool(self._batches != step.first_batch + len(step.micros))
 
 
 def facts_of(plan: RunPlan) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def test_a_step_that_must_wait_for_its_accumulation_is_no_larger_than_asked(done
 
 
 def test_a_last_step_that_is_a_full_one_is_laid_out_like_all_others() -> None:
-    assert BatchPlan([Phase(0, 256)], samples=512, fits=100).epoch(0).sizes() == [64] * 8
+    assert BatchPlan([Phase(0, 256)], samples=256, fits=100).epoch(0).sizes() == [64] * 4
 
 
 def test_a_batch_beyond_the_epoch_is_one_step_of_all_of_it() -> None:
