@@ -1,7 +1,8 @@
-"""The searches alone, for notebooks and scripts: no training afterwards."""
+"""The searches and the plan alone, for notebooks and scripts: no training afterwards."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -11,11 +12,13 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from bstuner.callbacks.finder import BatchSizeFinder
+from bstuner.callbacks.scheduler import BatchSizeScheduler
 from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.core.result import FindResult
 from bstuner.core.tune_result import TuneResult
 from bstuner.errors import InvalidSetting
 from bstuner.training._lightning import spawns_processes
+from bstuner.training.growth_plan import RunPlan
 from bstuner.training.placement import Placement
 from bstuner.training.random_state import RandomState
 from bstuner.training.rehearsal import OwnCallback
@@ -23,7 +26,7 @@ from bstuner.training.settings_in_place import TunedPlacement
 from bstuner.training.snapshot import Snapshot
 from bstuner.training.spawned import in_processes
 
-__all__ = ["find", "tune"]
+__all__ = ["find", "schedule", "tune"]
 
 Method = Literal["fit", "validate", "test", "predict"]
 _Found = tuple[FindResult | None, Placement | None]
@@ -133,6 +136,63 @@ def tune(
     return result.with_settings(placement.apply(trainer, model), [left] if result.by_hand else [])
 
 
+def schedule(
+    trainer: Trainer,
+    model: LightningModule,
+    train_dataloaders: Any = None,
+    val_dataloaders: Any = None,
+    datamodule: LightningDataModule | None = None,
+    **settings: Any,
+) -> RunPlan:
+    """Plan how the batch would grow in a fit, and do not train.
+
+    Without settings, a `BatchSizeScheduler` among the Trainer's callbacks is asked for its plan. With settings, it is
+    left out.
+
+    Example:
+        >>> import lightning as L, torch
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
+        >>> from bstuner.api import schedule
+        >>> loader = torch.utils.data.DataLoader(RandomDataset(32, 640), batch_size=4)
+        >>> trainer = L.Trainer(max_epochs=3, logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        >>> plan = schedule(trainer, BoringModel(), loader, fits=64)
+        >>> [phase.batch_size for phase in plan.phases], plan.nominal_steps, plan.planned_steps
+        ([4, 32, 64], 480, 190)
+
+    Args:
+        trainer: the Trainer to plan in; it can fit afterwards as if it had not been asked.
+        model: the LightningModule.
+        train_dataloaders: as for `trainer.fit`.
+        val_dataloaders: as for `trainer.fit`.
+        datamodule: as for `trainer.fit`.
+        settings: the arguments of `BatchSizeScheduler`.
+
+    Raises:
+        InvalidSetting: an argument is out of range or unreadable.
+        SettingRefused: the fit is of a kind whose batches cannot be planned.
+        NothingFits: not even the smallest batch runs within the memory.
+
+    """
+    nothing = "Expected a fit whose batches can be planned, found"
+    for name in ("fast_dev_run", "overfit_batches"):
+        if getattr(trainer, name):
+            # The callback lets such a fit run as it is, and here nothing is to be trained.
+            raise InvalidSetting(f"{nothing} {name}={getattr(trainer, name)!r}. Leave it out.")
+    data = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders, "datamodule": datamodule}
+    own = [callback for callback in trainer.callbacks if isinstance(callback, BatchSizeScheduler)]
+    asked = own[0] if own and not settings else None
+    plan: RunPlan | None = _search(trainer, model, data, "fit", _Schedule(asked, **settings))
+    if plan is None:
+        raise InvalidSetting(f"{nothing} no training batches. Set limit_train_batches above 0.")
+    remarks = [
+        f"{type(callback).__name__} among your callbacks is left out: the plan starts from the batch size and learning "
+        "rate in your code."
+        for callback in trainer.callbacks
+        if isinstance(callback, OwnCallback) and callback is not asked
+    ]
+    return replace(plan, remarks=(*plan.remarks, *remarks))
+
+
 def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:
     """Run a search in the place of a fit or an evaluation; what it found, and where that belongs."""
     callbacks, loggers = trainer.callbacks, trainer.loggers
@@ -185,4 +245,18 @@ class _Tune(BatchSizeTuner):
         return self.result, self.placement
 
 
-_Searching = _Find | _Tune
+class _Schedule(BatchSizeScheduler):
+    """The callback, where the plan is all there is; that of the user, if there is one."""
+
+    def __init__(self, own: BatchSizeScheduler | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        if own is not None:
+            vars(self).update(vars(own))
+        self.search_only = True
+
+    def answer(self) -> RunPlan | None:
+        """The plan."""
+        return self.plan
+
+
+_Searching = _Find | _Tune | _Schedule

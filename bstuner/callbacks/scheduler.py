@@ -88,8 +88,7 @@ class BatchSizeScheduler(OwnCallback):
         memory_limit: int | str | None = None,
         probe_with: int | Callable[[Any], Any] | None = None,
     ) -> None:
-        if plan is not None:
-            parse_plan(plan, samples_per_epoch=10**12)  # what cannot be read is refused here, not in the fit
+        _check_text(plan)
         rules = ("auto", "linear", "sqrt", "none") if plan is not None else ("auto", "linear", "sqrt")
         _check(rule in rules, "rule", " or ".join(map(repr, rules)), rule)
         _check(rounding in ("power", "nearest", "integer"), "rounding", "'power', 'nearest' or 'integer'", rounding)
@@ -157,7 +156,7 @@ class BatchSizeScheduler(OwnCallback):
                 )
         rank_zero_info(_in_words(self._plan))
         for remark in self._plan.remarks:
-            rank_zero_warn(remark)
+            rank_zero_info(remark)
         fit.install()
         self._fit = fit
 
@@ -259,8 +258,8 @@ class BatchSizeScheduler(OwnCallback):
 def _refuse_what_contradicts(trainer: Trainer) -> None:
     if not trainer.lightning_module.automatic_optimization:
         raise SettingRefused(
-            "Expected automatic optimization, found a module that steps its optimizers itself: BatchSizeScheduler cannot "
-            "tell which batches make a step. Leave the callback out, or train with automatic optimization."
+            "Expected automatic optimization, found a module that steps its optimizers itself: BatchSizeScheduler "
+            "cannot tell which batches make a step. Leave the callback out, or train with automatic optimization."
         )
     if plans_accumulation(trainer):
         raise SettingRefused(
@@ -299,6 +298,14 @@ def _in_words(plan: RunPlan) -> str:
     if plan.planned_steps is not None:
         words += f"; {plan.planned_steps:,} optimizer steps instead of {plan.nominal_steps:,}"
     return f"{words}; capped by {plan.capped_by}" if plan.capped_by else words
+
+
+def _check_text(plan: Any) -> None:
+    """Refuse what cannot be read now, not in the fit, as far as that can be told without the data."""
+    starts = [token.partition(":")[0] for token in plan.split()[1:]] if isinstance(plan, str) else []
+    # Between samples and epochs, only the length of an epoch tells the order.
+    if plan is not None and len({start.lower().endswith("ep") for start in starts}) < 2:
+        parse_plan(plan, samples_per_epoch=10**9)
 
 
 def _is_whole(value: object) -> bool:

@@ -81,7 +81,7 @@ class PaceModel:
         rng = np.random.default_rng(0)  # of the method, not of the study: the same guesses for everybody
         low, high = np.log(min(batch_sizes)), np.log(max(batch_sizes))
         guesses = np.column_stack([
-            rng.normal(np.log(3.0), 1.8, _GUESSES),  # log of the best learning rate over the user's own
+            _best_lrs(rng),  # log of the best learning rate over the user's own
             rng.uniform(0.7, 1.05, _GUESSES),  # time gained per log learning rate below the best
             np.exp(rng.uniform(np.log(0.2), np.log(3.0), _GUESSES)),  # time lost per log learning rate above it
             rng.uniform(low - 1.0, high + 1.0, _GUESSES),  # log of the critical batch size
@@ -143,6 +143,13 @@ class PaceModel:
         off = log_lr - (best_lr + steeper * k * np.log(2) - _EXPONENT[self.rule] * strictness * crowding)
         lost = np.logaddexp(np.log(loss) - gain * off, np.log(gain) + loss * off) - np.log(gain + loss)
         return np.asarray(crowding + np.minimum(lost, _LOSS_CAP))
+
+
+def _best_lrs(rng: np.random.Generator) -> Array:
+    """Log of the best learning rate over the user's own: that is mostly too low, or too high by a great deal."""
+    above = rng.normal(np.log(3.0), 1.8, _GUESSES)
+    far_below = rng.normal(np.log(1 / 8), 1.0, _GUESSES)
+    return np.where(rng.uniform(size=_GUESSES) < 0.2, far_below, above)
 
 
 def _kernel(k: Array, lr: Array, other_k: Array, other_lr: Array) -> Array:

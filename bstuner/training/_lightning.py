@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -29,6 +29,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.logger_connector impo
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import _TunerExitException
+from torch import Tensor
 
 from bstuner.device.loaders import set_batch_size
 
@@ -42,6 +43,7 @@ __all__ = [
     "end_processes",
     "end_run_early",
     "forget_loaders",
+    "go_on_after_batch",
     "has_communication_hook",
     "hide_scheduler_step",
     "hook_of",
@@ -57,6 +59,7 @@ __all__ = [
     "request_loaders",
     "resize_when_rebuilt",
     "restart_evaluation",
+    "restore_metrics",
     "set_checkpoint_steps",
     "set_epoch_length",
     "set_step_limits",
@@ -194,16 +197,32 @@ def log_step(trainer: Trainer) -> int:
 def begin_epoch_in_full(trainer: Trainer) -> None:
     """Have a fit that was resumed between two epochs begin the next one as if it had not been interrupted.
 
-    Otherwise Lightning goes on with the iterator that it made before the random generators were put back; and with
-    max_steps, it takes the epoch for one that is in progress and ends it without a batch.
+    Otherwise Lightning goes on with the iterator that it made before the random generators were put back; a scheduler
+    that waits for a metric misses that of the epoch before; and with max_steps, the epoch is taken for one that is in
+    progress, and ends without a batch.
+
+    Args:
+        trainer: a Trainer in `on_train_start`, with the metrics of the epoch before.
+
     """
-    loop = trainer.fit_loop
-    for each in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
+    loop, inner = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    for each in (loop, inner, inner.val_loop):
         each._restarting = False  # past the setter, which sets it again where there are max_steps
         each.reset_restart_stage()
     loop._resuming_from_checkpoint = False
+    # Lightning does this last of all in an epoch, while it still counts as the current one.
+    loop.epoch_progress.current.completed = loop.epoch_progress.current.processed - 1
+    inner.update_lr_schedulers("epoch", update_plateau_schedulers=True)
     for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
         progress.completed = progress.processed
+
+
+def go_on_after_batch(trainer: Trainer) -> None:
+    """Have a fit that was resumed in an epoch step the schedulers that wait for a metric at its end.
+
+    Lightning leaves that out, since its checkpoints hold no metrics.
+    """
+    trainer.fit_loop._restarting = False  # of this loop alone: those inside it go on as resumed
 
 
 def end_epoch_in_full(trainer: Trainer, epoch: int, *, validate: bool) -> None:
@@ -225,11 +244,16 @@ def end_epoch_in_full(trainer: Trainer, epoch: int, *, validate: bool) -> None:
     total.processed = total.completed = total.ready - 1
     inner.reset_restart_stage()
     inner._restarting = True
-    # The schedulers that wait for a metric hear of it: they have not yet.
-    loop._restarting = inner.val_loop._restarting = False
+    inner.val_loop._restarting = False
     if validate:
         inner.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
         inner._batches_that_stepped -= 1  # counted after the validation
+
+
+def restore_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+    """Put back the metrics that callbacks and schedulers read, as `trainer.callback_metrics` had them."""
+    # _callback_metrics: what is logged adds to it; the public dict is this one.
+    trainer._logger_connector._callback_metrics.update(metrics)
 
 
 def combination_mode(loaders: CombinedLoader) -> str:

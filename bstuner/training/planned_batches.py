@@ -177,8 +177,8 @@ def check_can_be_planned(loader: object) -> None:
     batch_size_of(loader)
     if isinstance(loader.dataset, IterableDataset):
         raise SettingRefused(
-            f"Expected a dataset whose samples have places, found the IterableDataset {type(loader.dataset).__qualname__}"
-            ": there BatchSizeScheduler cannot tell which samples a batch will hold. Give the dataset __getitem__ and "
+            f"Expected a dataset whose samples have places, found IterableDataset {type(loader.dataset).__qualname__}: "
+            "there BatchSizeScheduler cannot tell which samples a batch will hold. Give the dataset __getitem__ and "
             "__len__, or grow the batch by hand with GradientAccumulationScheduler."
         )
     if type(loader.batch_sampler) is not BatchSampler:

@@ -18,8 +18,10 @@ from bstuner.training._lightning import (
     begin_epoch_in_full,
     end_epoch_in_full,
     forget_loaders,
+    go_on_after_batch,
     hide_scheduler_step,
     prepared_loader,
+    restore_metrics,
     set_epoch_length,
     set_step_limits,
     substitute_train_loaders,
@@ -68,9 +70,9 @@ class PlannedFit:
         self._users = {name: getattr(trainer, name) for name in _SETTINGS}
         self._users_limits = trainer.max_steps, trainer.min_steps
         self._epochs: dict[int, EpochPlan] = {}
-        self._epoch, self._batches, self._validated = saved.get("epoch", 0), saved.get("batches", 0), True
-        self._resumed: tuple[int, int] | None = (self._epoch, self._batches) if saved else None
-        self._validation_due = bool(saved) and not saved["validated"]
+        self._saved = saved
+        self._epoch, self._batches = saved.get("epoch", 0), saved.get("batches", 0)
+        self._validated = self._between = False
         self._to_restore: dict[str, Any] | None = None
         self._again: Draw | None = None
         if saved:
@@ -79,6 +81,7 @@ class PlannedFit:
             self._again = None if here["draw"] is None else Draw.of_values(here["draw"])
         self._order: EpochOrder | None = None
         self._generators: list[torch.Generator] = []
+        self._sampler: Any = None
         self._at_step = LRAtStep(self._scaled)
         self._own_step: Callable[[Any, Any], None] = trainer.lightning_module.lr_scheduler_step
         self._undo: list[Callable[[], None]] = []
@@ -91,6 +94,7 @@ class PlannedFit:
         trainer = self._trainer
         self._undo.append(substitute_train_loaders(trainer, self._planned))
         self._undo.append(hide_scheduler_step(trainer.lightning_module, self._step_scheduler))
+        self._undo.append(_tell_planned_steps(trainer, lambda: self.plan.planned_steps))
         trainer.limit_train_batches = 1.0  # the plan has the user's limit in it
         self._set_step_limits()
         forget_loaders(trainer)
@@ -112,20 +116,25 @@ class PlannedFit:
         self._at_step.watch(trainer.optimizers)
         trainer.val_check_interval = self._users["val_check_interval"]
         self._plan_validation(False, 0)
-        if self._resumed is None:
+        if not self._saved:
             return
-        if self._batches == 0:
-            if self._epoch > 0:
-                begin_epoch_in_full(trainer)
-            return
-        # By the batch that is over, Lightning tells what was still to follow it.
+        restore_metrics(trainer, self._saved["metrics"])
+        if self._saved["between"]:
+            begin_epoch_in_full(trainer)
+        elif self._batches:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """By the batch that is over, Lightning is to know what was still to follow it."""
+        trainer = self._trainer
         self.step = self._epoch_plan(self._epoch).step_of(self._batches - 1)
         trainer.accumulate_grad_batches = self.step.accumulate
         due = self._is_over(self._batches - 1) and self._is_validation_due()
         self._plan_validation(due, self._batches - 1)
-        validate = due and self._validation_due and trainer.enable_validation
-        if validate or (self._validation_due and self._batches == len(self._epoch_plan(self._epoch))):
+        validate = due and trainer.enable_validation
+        if not self._saved["validated"] and (validate or self._batches == len(self._epoch_plan(self._epoch))):
             end_epoch_in_full(trainer, self._epoch, validate=validate)
+        go_on_after_batch(trainer)
 
     # --- the data
 
@@ -139,17 +148,25 @@ class PlannedFit:
         loader = prepared_loader(trainer, "train", flat[0])
         check_can_be_planned(loader)
         self._generators = own_generators(loader)
+        self._sampler = loader.batch_sampler.sampler
+        if self._saved and self._seed is not None:
+            # A DistributedSampler orders epochs by it, and has it from the seed of the script.
+            self._sampler.seed = self._saved["processes"][trainer.global_rank]["seed"]
         self._order = EpochOrder(self._generators, self._restore_generators, self._again)
         planned = with_planned_batches(loader, self._order, self._sizes, self._position)
         return planned if loaders is flat[0] else with_loaders(combined(loaders, "train"), [planned])
+
+    @property
+    def _seed(self) -> int | None:
+        seed = getattr(self._sampler, "seed", None)
+        return seed if isinstance(seed, int) else None
 
     def _sizes(self) -> list[int]:
         return self._epoch_plan(self._trainer.current_epoch).sizes()
 
     def _position(self) -> tuple[int, int]:
         epoch = self._trainer.current_epoch
-        resumed, batches = self._resumed or (None, 0)
-        return epoch, batches if epoch == resumed else 0
+        return epoch, self._saved["batches"] if self._saved and epoch == self._saved["epoch"] else 0
 
     def _restore_generators(self) -> None:
         """Go on with the random numbers of the run that is resumed, from where it was saved."""
@@ -169,7 +186,7 @@ class PlannedFit:
     def epoch_starts(self) -> None:
         """Before the epoch's first batch is fetched, if there are workers too."""
         trainer, epoch = self._trainer, self._trainer.current_epoch
-        self._epoch, self._batches, self._validated = epoch, 0, True
+        self._epoch, self._batches, self._validated, self._between = epoch, 0, False, False
         trainer.val_check_interval = self._users["val_check_interval"]  # the loaders may have been made anew
         self._revise(epoch)
         set_epoch_length(trainer, len(self._epoch_plan(epoch)))
@@ -194,7 +211,7 @@ class PlannedFit:
 
     def epoch_ends(self) -> None:
         """All batches of the epoch are over, and its validation."""
-        self._epoch, self._batches, self._validated = self._trainer.current_epoch + 1, 0, True
+        self._epoch, self._batches, self._validated, self._between = self._trainer.current_epoch + 1, 0, False, True
 
     def _is_over(self, batch: int) -> bool:
         return batch + 1 == self.step.first_batch + len(self.step.micros)
@@ -306,10 +323,11 @@ class PlannedFit:
     def state(self) -> dict[str, Any]:
         """Where the fit is, in plain values; to be called on all processes."""
         order = self._order
-        draw = order.drawn if order is not None and self._batches else None
+        draw = order.drawn if order is not None else None
         here = {
             "draw": None if draw is None or draw.epoch != self._epoch else draw.as_values(),
             "now": RandomState().as_values(),
+            "seed": self._seed,
             "own": self._generators[0].get_state() if self._generators else None,
         }
         processes: list[Any] = [here]
@@ -322,6 +340,8 @@ class PlannedFit:
             "epoch": self._epoch,
             "batches": self._batches,
             "validated": self._validated,
+            "between": self._between,
+            "metrics": {name: value.detach().cpu() for name, value in self._trainer.callback_metrics.items()},
             "processes": processes,
         }
 
@@ -333,10 +353,27 @@ class PlannedFit:
     @property
     def resumes_within_a_step(self) -> bool:
         """Whether the checkpoint was saved between two batches of one optimizer step."""
-        if not self._resumed or not self._batches:
+        batches = self._saved.get("batches", 0)
+        if not batches:
             return False
-        step = self._epoch_plan(self._epoch).step_of(self._batches - 1)
-        return bool(self._batches != step.first_batch + len(step.micros))
+        step = self._epoch_plan(self._saved["epoch"]).step_of(batches - 1)
+        return bool(batches != step.first_batch + len(step.micros))
+
+
+def _tell_planned_steps(trainer: Trainer, steps: Callable[[], int | None]) -> Callable[[], None]:
+    """Have `trainer.estimated_stepping_batches` tell the planned steps; what is returned takes that back.
+
+    Computed from the batches of one epoch, it would be wrong where epochs differ. A property can only be hidden by a
+    class.
+    """
+    own = type(trainer)
+    known = {"estimated_stepping_batches": property(lambda _: math.inf if steps() is None else steps())}
+    trainer.__class__ = type(own.__name__, (own,), known)
+
+    def take_back() -> None:
+        trainer.__class__ = own
+
+    return take_back
 
 
 def facts_of(plan: RunPlan) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import tuning
 import zoo
 from growing import Grower, Numbered, fit, halves, scheduler, steps
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import CombinedLoader
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -165,9 +166,6 @@ def test_a_larger_batch_in_one_piece_or_accumulated_is_the_same_step() -> None:
 
     models = [Dry(), Dry()]
     for model, fits in zip(models, (16, 4), strict=True):
-        L.seed_everything(3, verbose=False)
-        model.net[0].reset_parameters()
-        model.net[3].reset_parameters()
         fit(model, scheduler(fits=fits), epochs=4)
     assert models[0].lrs == models[1].lrs
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
@@ -220,6 +218,25 @@ def test_validation_comes_after_the_same_samples(settings: dict[str, Any]) -> No
     assert [ends[step - 1] for step in model.validated] == list(dict.fromkeys(expected))
     assert all(end - 4 * step < 16 for end, step in zip(expected, plain.validated, strict=True))
     assert trainer.val_check_interval == settings.get("val_check_interval", 1.0)
+
+
+def test_the_trainer_tells_the_planned_number_of_steps_while_it_trains() -> None:
+    told: list[Any] = []
+
+    class Asks(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            told.append(trainer.estimated_stepping_batches)
+
+    class Horizon(Grower):
+        def configure_optimizers(self) -> Any:
+            told.append(self.trainer.estimated_stepping_batches)
+            return super().configure_optimizers()
+
+    model = Horizon(halves(60, 100), length=LENGTH, batch_size=4)
+    trainer = fit(model, scheduler(), Asks(), epochs=4)
+    assert told[0] == 160
+    assert set(told[1:]) == {trainer.global_step}
+    assert type(trainer) is L.Trainer
 
 
 def test_an_interval_longer_than_the_users_own_epoch_is_refused() -> None:
@@ -307,19 +324,31 @@ def test_a_dataset_that_shrinks_is_told() -> None:
             self.made = getattr(self, "made", 0) + 1
             return DataLoader(Numbered(LENGTH if self.made < 3 else 100), batch_size=4)
 
-    with pytest.raises(SettingRefused, match="Expected 160 samples in epoch .*found 100"):
+    with pytest.raises(SettingRefused, match=r"Expected 160 samples in epoch .*found 100"):
         fit(Shrinks(halves(60)), scheduler(), epochs=4, reload_dataloaders_every_n_epochs=1)
+
+
+class Notes(DummyLogger):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.rows.append({**metrics, "step": step})
 
 
 def test_what_was_used_is_logged() -> None:
     model = growing()
-    logger = CSVLogger(".", flush_logs_every_n_steps=1)
+    logger = Notes()
     callback = scheduler()
     fit(model, callback, epochs=4, logger=logger, log_every_n_steps=5)
-    rows = [row for row in logger.experiment.metrics if "batch_size" in row]
+    rows = [row for row in logger.rows if "batch_size" in row]
     planned = list(callback.plan.steps())[4::5]
     assert [row["batch_size"] for row in rows] == [step.batch_size for step in planned]
     assert [row["samples"] for row in rows] == [step.start_sample + step.batch_size for step in planned]
+    assert [row["step"] for row in rows] == list(range(4, len(model.lrs), 5))
     assert [row["effective_lr"] for row in rows] == [lrs[0] for lrs in model.lrs[4::5]]
 
 
@@ -403,7 +432,7 @@ def test_it_finds_what_fits() -> None:
             return super().training_step(batch, batch_idx) + 0.0 * torch.relu(x.repeat(1, 1250)).sum()
 
     model = Wide(halves(60, 100), length=LENGTH, batch_size=4)
-    callback = BatchSizeScheduler(memory_limit=2_000_000)
+    callback = BatchSizeScheduler(memory_limit=1_000_000)
     fit(model, callback, epochs=4)
     assert callback.plan.batches.fits == 8
     assert max(model.sizes()) == 8
@@ -418,6 +447,23 @@ def test_after_a_finder_its_batch_is_where_growth_starts() -> None:
     assert callback.plan.layout.micro == 8
     assert model.sizes() == [8] * 20 + [16] * 30
     each_once(model, 320)
+
+
+def test_after_a_tuner_its_pair_is_where_growth_starts() -> None:
+    def cosine(module: Any) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), lr=module.lr)
+        optimizer.register_step_pre_hook(lambda *_: module.sizes.append(module.trainer.train_dataloader.batch_size))
+        horizon = int(module.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": steps(lambda it: CosineAnnealingLR(it, horizon))(optimizer)}
+
+    model = tuning.Noisy(length=256, make=cosine, lr=tuning.REFERENCE, sizes=[])
+    tuner, callback = tuning.wishing(), scheduler()
+    L.seed_everything(1, verbose=False)
+    trainer = zoo.trainer(callback, tuning.Wish(), tuner, max_epochs=3)
+    trainer.fit(model)
+    assert tuner.result.best.batch_size == callback.plan.layout.micro == 16
+    assert callback.plan.lrs[0] == 1.5 * tuning.REFERENCE * 2
+    assert trainer.global_step == callback.plan.planned_steps
 
 
 @pytest.mark.parametrize("fits", [10**6, 4])
@@ -472,7 +518,7 @@ class Buckets(BatchSampler):
             lambda: DataLoader(Numbered(LENGTH), batch_sampler=Buckets(RandomSampler(range(LENGTH)), 4, False)),
             "Buckets",
         ),
-        (lambda: [DataLoader(Numbered(LENGTH), batch_size=4)] * 2, "one training loader.*found 2"),
+        (lambda: [DataLoader(Numbered(LENGTH), batch_size=4)] * 2, r"one training loader.*found 2"),
         (lambda: [torch.zeros(4)], "found a Tensor"),
     ],
 )

@@ -59,6 +59,7 @@ class Grower(L.LightningModule):
         **loader: Any,
     ) -> None:
         super().__init__()
+        torch.manual_seed(7)  # each has the same weights
         self.schedule, self.length, self.batch_size, self.make = schedule, length, batch_size, optimizer
         self.loader = {"shuffle": True, **loader}
         self.net = torch.nn.Sequential(

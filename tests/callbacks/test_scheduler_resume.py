@@ -1,0 +1,261 @@
+"""A fit that is resumed from a checkpoint of any optimizer step goes on as if it had not been interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from growing import Grower, Noisy, Numbered, fit, halves, scheduler, steps
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, RandomSampler, Sampler
+
+from bstuner import LearningRateWarmup
+from bstuner.errors import SettingRefused
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+]
+
+PLAN = "0:4 61:8 120:16"  # of 50 samples an epoch: it changes within epochs, and epochs end with a smaller batch
+EVERY_STEP = {"every_n_train_steps": 1}
+AT_EPOCH_ENDS = {"every_n_epochs": 1, "save_on_train_epoch_end": True}
+AFTER_VALIDATION = {"every_n_epochs": 1, "save_on_train_epoch_end": False}
+
+
+class Random(Grower):
+    """Dropout, and noise from the global generator on every sample."""
+
+    dataset = Noisy
+
+
+class Own(Grower):
+    """Its order comes from a generator of its own."""
+
+    def train_dataloader(self) -> DataLoader:
+        own = torch.Generator().manual_seed(5)
+        return DataLoader(Numbered(self.length), batch_size=self.batch_size, shuffle=True, generator=own)
+
+
+class Replaces(Grower):
+    """Its sampler draws as the epoch goes on, from the global generator."""
+
+    class Lazy(Sampler):
+        def __len__(self) -> int:
+            return 50
+
+        def __iter__(self) -> Any:
+            for _ in range(50):
+                yield int(torch.randint(0, 50, ()))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Numbered(self.length), batch_size=self.batch_size, sampler=self.Lazy())
+
+
+def save(folder: str, **when: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, filename="{epoch}-{step}", save_top_k=-1, **when)
+
+
+def train(model: Grower, folder: str, when: dict[str, Any], *, plan: str | None = PLAN, **settings: Any) -> L.Trainer:
+    chosen = {name: settings.pop(name) for name in ("fits", "max_accumulate") if name in settings}
+    more = settings.pop("more", [])
+    return fit(model, scheduler(plan, **chosen), *more, save(folder, **when), enable_checkpointing=True, **settings)
+
+
+def after(trainer: L.Trainer, model: Grower) -> list[Any]:
+    """All that a fit leaves, but for what a resumed one cannot have seen."""
+    return [
+        trainer.global_step,
+        trainer.current_epoch,
+        model.state_dict(),
+        trainer.optimizers[0].state_dict(),
+        [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+    ]
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "loader", "when", "settings"),
+    [
+        (Random, {}, EVERY_STEP, {}),
+        (Random, {}, EVERY_STEP, {"fits": 4}),
+        (Random, {}, EVERY_STEP, {"val_check_interval": 0.3}),
+        (Random, {}, EVERY_STEP, {"limit_val_batches": 0}),
+        (Random, {}, EVERY_STEP, {"max_steps": 47}),
+        (Random, {"shuffle": False, "drop_last": True}, EVERY_STEP, {"accumulate_grad_batches": 2}),
+        (Own, {}, EVERY_STEP, {}),
+        (Replaces, {}, EVERY_STEP, {}),
+        (Grower, {"num_workers": 2}, {"every_n_train_steps": 4}, {}),
+        (Random, {}, AT_EPOCH_ENDS, {}),
+        (Random, {}, AT_EPOCH_ENDS, {"max_steps": 47}),
+        (Own, {}, AT_EPOCH_ENDS, {}),
+        (Grower, {"num_workers": 2, "persistent_workers": True}, AT_EPOCH_ENDS, {}),
+        (Random, {}, AFTER_VALIDATION, {}),
+        (Random, {}, AFTER_VALIDATION, {"val_check_interval": 5, "fits": 4}),
+        (Random, {}, AFTER_VALIDATION, {"check_val_every_n_epoch": None, "val_check_interval": 20}),
+        (Random, {}, EVERY_STEP, {"more": [LearningRateWarmup(120, 0.1)]}),
+    ],
+)
+def test_from_every_checkpoint_it_ends_as_the_unbroken_fit(
+    kind: type[Grower], loader: dict[str, Any], when: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    settings = {"epochs": 4, **settings}
+    model = kind(halves(20, 30), length=50, batch_size=4, **loader)
+    trainer = train(model, "unbroken", when, **settings)
+    unbroken, generators = after(trainer, model), torch.get_rng_state()
+    saved = sorted(Path("unbroken").glob("*.ckpt"))
+    assert len(saved) >= 2
+    for path in saved:
+        if torch.load(path, weights_only=True)["global_step"] == trainer.global_step and "max_steps" in settings:
+            continue  # there is nothing left to do, and Lightning does nothing
+        again = kind(halves(20, 30), length=50, batch_size=4, **loader)
+        trainer = train(again, "again", when, ckpt_path=str(path), seed=99, **settings)
+        assert same(after(trainer, again), unbroken), path
+        left = len(again.batches)
+        assert again.batches == model.batches[len(model.batches) - left :], path
+        assert again.lrs == model.lrs[len(model.lrs) - len(again.lrs) :], path
+        assert again.ends == model.ends[len(model.ends) - len(again.ends) :], path
+        assert again.validated == model.validated[len(model.validated) - len(again.validated) :], path
+        assert not left or torch.equal(torch.get_rng_state(), generators), path
+
+
+@pytest.mark.parametrize("when", [EVERY_STEP, AT_EPOCH_ENDS, AFTER_VALIDATION])
+def test_what_is_resumed_can_be_resumed_again(when: dict[str, Any]) -> None:
+    model = Random(halves(20, 30), length=50, batch_size=4)
+    trainer = train(model, "first", when, epochs=4)
+    unbroken = after(trainer, model)
+    path = min(Path("first").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    train(Random(halves(20, 30), length=50, batch_size=4), "second", when, epochs=4, ckpt_path=str(path))
+    paths = sorted(Path("second").glob("*.ckpt"))
+    assert len(paths) > 2
+    for path in paths:
+        again = Random(halves(20, 30), length=50, batch_size=4)
+        trainer = train(again, "third", when, epochs=4, ckpt_path=str(path), seed=3)
+        assert same(after(trainer, again), unbroken), path
+
+
+@pytest.mark.parametrize("when", [{"every_n_train_steps": 10}, AT_EPOCH_ENDS, AFTER_VALIDATION])
+def test_a_schedule_that_waits_for_a_metric_goes_on_with_what_it_has_grown_to(when: dict[str, Any]) -> None:
+    def plateau(optimizer: torch.optim.Optimizer) -> Any:
+        reduce = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0, threshold=0)
+        return {"scheduler": reduce, "interval": "epoch", "monitor": "age"}
+
+    class Tells(Random):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("age", -float(self.current_epoch))
+
+    def make() -> Grower:
+        return Tells(plateau, length=160, batch_size=4)
+
+    model = make()
+    trainer = train(model, "grown", when, plan=None, epochs=5)
+    unbroken = after(trainer, model)
+    assert set(model.sizes(3)) == {16}
+    paths = [path for path in sorted(Path("grown").glob("*.ckpt")) if "step=120" not in path.name]
+    assert len(paths) >= 3
+    for path in paths:  # but the last, after which nothing is done
+        again = make()
+        trainer = train(again, "again", when, plan=None, epochs=5, ckpt_path=str(path), seed=99)
+        assert same(after(trainer, again), unbroken), path
+        assert again.batches == model.batches[len(model.batches) - len(again.batches) :], path
+
+
+def test_the_state_can_be_loaded_with_weights_only() -> None:
+    train(Random(halves(20), length=50, batch_size=4), "saved", EVERY_STEP, epochs=1)
+    for path in Path("saved").glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)["callbacks"]["BatchSizeScheduler"]
+        assert state["plan"]["phases"][0] == [0, 4, 1.0]
+
+
+def saved_mid_epoch(**settings: Any) -> str:
+    model = Random(halves(20), length=50, batch_size=4)
+    train(model, "saved", {"every_n_train_steps": 17}, epochs=2, **settings)
+    return str(next(Path("saved").glob("*.ckpt")))
+
+
+def test_a_checkpoint_without_a_plan_is_refused() -> None:
+    model = Random(halves(20), length=50, batch_size=4)
+    fit(model, save("plain", every_n_train_steps=5), epochs=1, enable_checkpointing=True)
+    path = str(next(Path("plain").glob("*.ckpt")))
+    with pytest.raises(SettingRefused, match="Expected a checkpoint of a fit with BatchSizeScheduler"):
+        fit(Random(halves(20), length=50, batch_size=4), scheduler(PLAN), epochs=2, ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "epochs", "match"),
+    [
+        ({}, "0:4 70:8 120:16", 2, r"phases \[\[0, 4, 1.0\], \[70, 8"),
+        ({"length": 60}, PLAN, 2, "samples 60 instead of 50"),
+        ({"batch_size": 2}, PLAN, 2, "batch_size 2 instead of 4"),
+    ],
+)
+def test_another_plan_is_refused(model: dict[str, Any], plan: str, epochs: int, match: str) -> None:
+    path = saved_mid_epoch()
+    other = Random(halves(20), **{"length": 50, "batch_size": 4, **model})
+    with pytest.raises(SettingRefused, match=match):
+        fit(other, scheduler(plan), epochs=epochs, ckpt_path=path)
+
+
+def test_another_schedule_is_refused() -> None:
+    cosine = steps(lambda optimizer: CosineAnnealingLR(optimizer, T_max=80))
+    train(Random(cosine, length=160, batch_size=4), "saved", {"every_n_train_steps": 45}, plan=None, epochs=2)
+    path = str(next(Path("saved").glob("*.ckpt")))
+    other = Random(halves(30), length=160, batch_size=4)
+    with pytest.raises(SettingRefused, match="phases"):
+        train(other, "again", EVERY_STEP, plan=None, epochs=2, ckpt_path=path)
+
+
+def test_what_is_planned_for_later_epochs_may_change() -> None:
+    path = saved_mid_epoch()
+    model = Random(halves(20), length=50, batch_size=4)
+    fit(model, scheduler("0:4 61:8 120:32"), epochs=4, ckpt_path=path)
+    assert model.sizes(3) == [16, 16, 9, 9]
+
+
+def test_it_does_not_search_again_for_what_fits() -> None:
+    path = saved_mid_epoch(fits=8)
+    model = Random(halves(20), length=50, batch_size=4)
+    fit(model, scheduler(PLAN, fits=None), epochs=4, ckpt_path=path)
+    assert max(model.sizes()) == 8
+
+
+def test_a_checkpoint_from_within_a_step_is_explained() -> None:
+    class Saves(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 3 and batch_idx == 1:
+                trainer.save_checkpoint("within.ckpt")
+
+    fit(Random(halves(20), length=50, batch_size=4), scheduler(PLAN, fits=4), Saves(), epochs=4)
+    with pytest.warns(UserWarning, match="between two batches of one optimizer step"):
+        fit(Random(halves(20), length=50, batch_size=4), scheduler(PLAN), epochs=4, ckpt_path="within.ckpt")
+
+
+def test_an_order_that_no_checkpoint_holds_is_told() -> None:
+    class Secret(Grower):
+        def train_dataloader(self) -> DataLoader:
+            class Counts(RandomSampler):
+                turn = 0
+
+                def __iter__(self) -> Any:
+                    self.turn += 1
+                    return iter(torch.randperm(50, generator=torch.Generator().manual_seed(self.turn)).tolist())
+
+            return DataLoader(Numbered(50), batch_size=4, sampler=Counts(range(50)))
+
+    train(Secret(halves(20), length=50, batch_size=4), "saved", {"every_n_train_steps": 17}, epochs=2)
+    path = str(next(Path("saved").glob("*.ckpt")))
+    with pytest.warns(UserWarning, match="order of this epoch's samples is another one"):
+        fit(Secret(halves(20), length=50, batch_size=4), scheduler(PLAN), epochs=2, ckpt_path=path)
