@@ -40,7 +40,7 @@ from bstuner.training.resume import take_up, to_save
 from bstuner.training.session import FindSettings
 from bstuner.training.settings_in_place import SettingsInPlace, TunedPlacement
 from bstuner.training.state import FrozenStart
-from bstuner.training.trials import TrialSettings, locate_settings, open_trials
+from bstuner.training.trials import TrialSettings, largest_worth_finding, locate_settings, open_trials
 
 __all__ = ["BatchSizeTuner"]
 
@@ -58,7 +58,8 @@ class BatchSizeTuner(OwnCallback):
     When `fit` starts, it finds the largest batch that fits, then runs short trainings (trials) from the same weights
     on the same data. The first one, with your own settings, sets the bar: its metric at the end of the trial's budget.
     Every other trial is measured by the seconds of training it needs to get there, and stopped as soon as it is slower
-    than the best. Then training goes on exactly as if it had been started with the best pair by hand.
+    than the best. The best pair runs once more beside your own settings, on another seed. Then training goes on exactly
+    as if it had been started by hand with that pair, or with your own settings where its win did not hold.
 
     Args:
         monitor: the metric that validation logs.
@@ -70,7 +71,8 @@ class BatchSizeTuner(OwnCallback):
             says which end.
         trial_budget: how long a trial is at most: a whole number of samples, a float share of the fit, or epochs such
             as "0.5ep". None for a tenth of the fit, which keeps the whole search below the cost of one training.
-        patience: stop after this many trials in a row that brought nothing better; None to run all of `n_trials`.
+        patience: stop after this many trials in a row that brought nothing better, or sooner where they cost three
+            trials of your own settings, or where nothing that is left promises anything; None to run all of `n_trials`.
         take: for objective="both", the end of the trade-off to train with: "metric" or "speed"; None for your own
             settings.
         scaling_rule: how the learning rate follows the batch size: "linear", "sqrt", "none", or "auto" by the
@@ -112,7 +114,7 @@ class BatchSizeTuner(OwnCallback):
         *,
         objective: Objective = "time",
         trial_budget: TrialBudget | None = None,
-        patience: int | None = 8,
+        patience: int | None = 10,
         take: Literal["metric", "speed"] | None = None,
         scaling_rule: Rule | Literal["auto"] = "auto",
         scale_adam: bool = False,
@@ -231,10 +233,10 @@ class BatchSizeTuner(OwnCallback):
             raise SystemExit(EXIT_INTERRUPTED) from None
         self._saved = {
             **to_save(found, placement, self.find_settings, trainer.current_epoch),
-            "batch_size": result.best.batch_size,
-            "accumulate_grad_batches": result.best.accumulate_grad_batches,
-            "lr": result.best.lr,
-            "warmup": search.warmup_of_the_fit(result.best.lr),
+            "batch_size": result.answer.batch_size,
+            "accumulate_grad_batches": result.answer.accumulate_grad_batches,
+            "lr": result.answer.lr,
+            "warmup": search.warmup_of_the_fit(result.answer.lr),
         }
         self._put_in_place(trainer, start, trials.in_place)
         self._result = self._with_settings(result, trials.in_place)
@@ -244,8 +246,10 @@ class BatchSizeTuner(OwnCallback):
                 self._mailbox.post(self._result)
 
     def _find(self, trainer: Trainer, display: SearchDisplay) -> tuple[FindResult, Placement]:
+        bounds = (self.find_settings.max_val, largest_worth_finding(trainer, self.trial_settings, self.find_settings))
+        asked = replace(self.find_settings, max_val=min((size for size in bounds if size is not None), default=None))
         try:
-            return find_largest(trainer, "fit", self.find_settings, display, fresh=True)
+            return find_largest(trainer, "fit", asked, display, fresh=True)
         except KeyboardInterrupt:
             display.show_interrupted(init_val=False)
             raise

@@ -122,8 +122,9 @@ def _steps(tuned: _Tuned, part: _Part | None, command_line: str) -> list[str]:
     result = tuned.result
     if result.objective == "both" and result.best.number == result.baseline.number:
         return [f"choose: the same command with --study_name {result.study_name} and --take metric or --take speed"]
-    if result.best.number == result.baseline.number:
-        return ["train as you did: your own settings were the best that was found"]
+    if result.answer.number == result.baseline.number:
+        why = "were the best that was found" if result.confirmed is None else "stay, since the win did not hold"
+        return [f"train as you did: your own settings {why}"]
     steps = [command_line] if part else []
     if not (part and part.batch_size):
         steps.append(f"set {_holder(result)} to {result.batch_size}")

@@ -115,14 +115,19 @@ class TuneResult:
     seconds: float = 0.0
 
     @property
+    def answer(self) -> TrialSummary:
+        """The settings to train with: the best, unless its win did not hold on another seed; then the user's own."""
+        return self.baseline if self.confirmed is False else self.best
+
+    @property
     def batch_size(self) -> int:
-        """The answer: samples per device and forward pass."""
-        return self.best.batch_size
+        """Of the answer: samples per device and forward pass."""
+        return self.answer.batch_size
 
     @property
     def lr(self) -> float:
-        """The answer: the learning rate."""
-        return self.best.lr
+        """Of the answer: the learning rate."""
+        return self.answer.lr
 
     def with_settings(self, changed: Sequence[str], warnings: Sequence[str]) -> TuneResult:
         """The same, with what was set beside batch size and learning rate, and what to know of that."""
@@ -154,10 +159,10 @@ class TuneResult:
 
         return {
             **found,
-            "batch_size": self.best.batch_size,
-            "accumulate_grad_batches": self.best.accumulate_grad_batches,
-            "global_batch_size": self.best.global_batch_size,
-            "lr": self.best.lr,
+            "batch_size": self.answer.batch_size,
+            "accumulate_grad_batches": self.answer.accumulate_grad_batches,
+            "global_batch_size": self.answer.global_batch_size,
+            "lr": self.answer.lr,
             "baseline": shown(self.baseline),
             "best": shown(self.best),
             "speedup": self.speedup,

@@ -177,7 +177,8 @@ def _yours(plan: RunPlan) -> str:
     if plan.samples is None or plan.nominal_steps is None:
         return f"{words}: a fit without end"
     epochs = _epochs(plan.samples, plan)
-    return f"{words}: {_count(plan.nominal_steps)} on {plan.samples:,} samples ({epochs} epochs)"
+    length = f"{epochs} epoch{'' if epochs == '1' else 's'}"
+    return f"{words}: {_count(plan.nominal_steps)} on {plan.samples:,} samples ({length})"
 
 
 def _planned(plan: RunPlan, spans: Sequence[Span]) -> str:

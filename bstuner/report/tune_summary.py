@@ -207,7 +207,7 @@ def _confirmed(result: TuneResult) -> RenderableType:
     how = _race(result, mine, yours) if result.objective == "time" else _contest(result, mine, yours)
     if result.confirmed:
         return Text(f"on another seed too: {how}")
-    return Text(f"no: on another seed {how}. The win may be chance.", style="yellow")
+    return Text(f"no: on another seed {how}. The win may be chance: your own settings stay.", style="yellow")
 
 
 def _race(result: TuneResult, mine: TrialSummary, yours: TrialSummary) -> str:

@@ -156,7 +156,8 @@ class _Search:
     def _next_trial(self) -> None:
         """Ask for a trial and see it through, whatever happens."""
         trial = self.study.ask(self.space.distributions)
-        self.worker.own(trial)
+        if not self.worker.own(trial):
+            return
         role = role_of(trial)
         view = self._view()
         try:
@@ -172,11 +173,18 @@ class _Search:
             self._fail(trial, str(error))
             raise
         except Exception as error:
+            if self._taken_away(trial):
+                return
             self._fail(trial, f"{type(error).__name__}: {error}")
             raise
         except BaseException:  # an interrupt, or the end of the process
             self._fail(trial, "interrupted", again=True)
             raise
+
+    def _taken_away(self, trial: Trial) -> bool:
+        """Whether another worker took this one for dead, gave its trial up and put the settings back."""
+        stored = self.study.get_trials(deepcopy=False)[trial.number]
+        return stored.state.is_finished() and stored.user_attrs.get("outcome") == "lost"
 
     def _run_baseline(self, trial: Trial, view: StudyView) -> None:
         """Run the user's own settings, unless another worker was first."""

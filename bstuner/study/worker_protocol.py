@@ -12,8 +12,8 @@ __all__ = ["LoneWorker", "StudyWorker"]
 class StudyWorker(Protocol):
     """One of the processes that share a study."""
 
-    def own(self, trial: Trial) -> None:
-        """Mark a trial as this process's own, right after it was asked for."""
+    def own(self, trial: Trial) -> bool:
+        """Mark a trial as this process's own, right after it was asked for; False where it is not to be run."""
 
     def reap(self) -> None:
         """Tell the trials of dead processes as failed, and enqueue them again with the role they had."""
@@ -25,8 +25,9 @@ class StudyWorker(Protocol):
 class LoneWorker:
     """A process alone with its study: whoever began what is still running there is gone."""
 
-    def own(self, trial: Trial) -> None:
+    def own(self, trial: Trial) -> bool:
         """Nobody else asks."""
+        return True
 
     def reap(self) -> None:
         """Leave them: their parameters were never judged, so nothing is lost."""

@@ -28,8 +28,9 @@ from bstuner.training.constraints import epoch_data, last_batch_trouble, limit_o
 from bstuner.training.garbage import short_collections
 from bstuner.training.horizon import Horizon, horizon_of
 from bstuner.training.learning_rate import LearningRate
+from bstuner.training.locate import locate_batching
 from bstuner.training.placement import Placement, plans_accumulation
-from bstuner.training.session import passed_loaders
+from bstuner.training.session import FindSettings, passed_loaders
 from bstuner.training.settings_in_place import SettingsInPlace
 from bstuner.training.state import FrozenFit, FrozenStart
 from bstuner.training.step_constants import StepConstants
@@ -38,7 +39,7 @@ from bstuner.training.strategy import replicas, unwrap, wrap
 from bstuner.training.together import run_on_all
 from bstuner.training.trial import FitRunner, TrialPlan
 
-__all__ = ["TrialSettings", "Trials", "locate_settings", "open_trials"]
+__all__ = ["TrialSettings", "Trials", "largest_worth_finding", "locate_settings", "open_trials"]
 
 # The fewest optimizer steps of a trial from which its learning can be told at all.
 FEWEST_STEPS = 8
@@ -151,6 +152,40 @@ def locate_settings(
         frozen.restore()
 
 
+def largest_worth_finding(trainer: Trainer, settings: TrialSettings, asked: FindSettings) -> int | None:
+    """The largest batch per device that a trial could have, so that no larger one need be found; None for no bound.
+
+    The fit is left as it is.
+
+    Args:
+        trainer: a Trainer inside `fit`, at `on_fit_start`.
+        settings: the user's choices for trials.
+        asked: the user's choices for the search of what fits.
+
+    """
+    frozen = FrozenFit(trainer, passed_loaders(trainer, "fit"))
+    try:
+        batching, _ = locate_batching(trainer, "train", asked.batch_arg_name)
+        if batching.reference is None:
+            return None  # refused later, in words
+        layout = BatchLayout(batching.reference, trainer.accumulate_grad_batches, replicas(trainer))
+        loaders = combined(request_loaders(trainer, "train"), "train")
+        data = epoch_data(trainer, "train", loaders, batching.shares(trainer, "train"))
+        budget = _budget(settings, horizon_of(trainer, layout, data), layout)
+    finally:
+        frozen.restore()
+    return max(asked.init_val, layout.micro, budget // FEWEST_STEPS // layout.world)
+
+
+def _budget(settings: TrialSettings, horizon: Horizon, layout: BatchLayout) -> int:
+    return budget_in_samples(
+        settings.trial_budget,
+        fit_samples=horizon.fit,
+        epoch_samples=horizon.epoch,
+        batch_size=layout.global_batch_size,
+    )
+
+
 def _wind_back(trainer: Trainer, frozen: FrozenFit, start: FrozenStart) -> None:
     frozen.restore()
     start.restore()
@@ -197,12 +232,7 @@ def open_trials(
             data, layout = EpochData.least(peers.gather(in_place.data)), in_place.layout
             layouts = _Layouts(trainer, layout, found, data)
             horizon = horizon_of(trainer, layout, data)
-            budget = budget_in_samples(
-                settings.trial_budget,
-                fit_samples=horizon.fit,
-                epoch_samples=horizon.epoch,
-                batch_size=layout.global_batch_size,
-            )
+            budget = _budget(settings, horizon, layout)
             marks = sample_marks(budget, layout.global_batch_size, validation)
             plan = TrialPlan(
                 settings.monitor, marks, budget / horizon.fit if horizon.fit else None, data, layouts.layout

@@ -456,14 +456,14 @@ def test_after_a_tuner_its_pair_is_where_growth_starts() -> None:
         horizon = int(module.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": steps(lambda it: CosineAnnealingLR(it, horizon))(optimizer)}
 
-    model = tuning.Noisy(length=256, make=cosine, lr=tuning.REFERENCE, sizes=[])
+    model = tuning.Noisy(length=640, make=cosine, lr=tuning.REFERENCE, sizes=[])
     tuner, callback = tuning.wishing(), scheduler()
     L.seed_everything(1, verbose=False)
     trainer = zoo.trainer(callback, tuning.Wish(), tuner, max_epochs=3)
     trainer.fit(model)
     assert tuner.result.best.batch_size == callback.plan.layout.micro == 16
     assert callback.plan.lrs[0] == 1.5 * tuning.REFERENCE * 2
-    assert trainer.global_step == callback.plan.planned_steps
+    assert trainer.global_step == callback.plan.planned_steps < callback.plan.nominal_steps == 120
 
 
 @pytest.mark.parametrize("fits", [10**6, 4])

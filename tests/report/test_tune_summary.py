@@ -48,6 +48,7 @@ def test_on_a_narrow_terminal_what_came_of_the_settings_has_a_line_of_its_own() 
     assert narrow[at + 1] == "           val_loss 1.186 after 3.2 s: 6.1x sooner"
 
 
+STAY = " The win may be chance: your own settings stay."
 LARGE = replace(BEST, batch_size=64, accumulate_grad_batches=4, global_batch_size=1024, lr=0.1)
 CURVE = (Mark(49_152, 1.09, 2.4), Mark(98_304, 1.101, 4.8))
 
@@ -66,15 +67,15 @@ CURVE = (Mark(49_152, 1.09, 2.4), Mark(98_304, 1.101, 4.8))
         ({"confirmed": None, "confirmation": ()}, "Confirmed not tried on another seed"),
         (
             {"confirmed": False, "confirmation": (AGAIN[0], replace(AGAIN[1], seconds=19.9))},
-            "Confirmed no: on another seed 19.9 s against 18.5 s with your own settings. The win may be chance.",
+            "Confirmed no: on another seed 19.9 s against 18.5 s with your own settings." + STAY,
         ),
         (
             {"confirmed": False, "confirmation": (AGAIN[0], replace(AGAIN[1], seconds=None, verdict="not reached"))},
-            "Confirmed no: on another seed it did not reach the target. The win may be chance.",
+            "Confirmed no: on another seed it did not reach the target." + STAY,
         ),
         (
             {"confirmed": False, "confirmation": (AGAIN[0], replace(AGAIN[1], seconds=None, verdict="not finite"))},
-            "Confirmed no: on another seed it did not reach the target (not finite). The win may be chance.",
+            "Confirmed no: on another seed it did not reach the target (not finite)." + STAY,
         ),
         (
             {"confirmation": (replace(AGAIN[0], seconds=None), AGAIN[1])},

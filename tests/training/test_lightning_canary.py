@@ -362,3 +362,93 @@ def test_no_other_module_touches_private_attributes_of_lightning() -> None:
         if private.search(line) and "torch" not in line and "self._trainer." not in line
     ]
     assert found == []
+
+
+def test_a_substituted_source_is_what_the_fit_trains_on() -> None:
+    other = DataLoader(zoo.Vectors(24), batch_size=8)
+    seen: list[Any] = []
+
+    class Substitutes(L.Callback):
+        def on_fit_start(self, trainer: L.Trainer, *_: Any) -> None:
+            self.take_back = _lightning.substitute_train_loaders(trainer, lambda loaders: seen.append(loaders) or other)
+
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            assert trainer.train_dataloader is other
+            assert _lightning.loaders_come_from_hooks(trainer, "train")
+
+    callback = Substitutes()
+    trainer = zoo.trainer(callback, max_epochs=1)
+    trainer.fit(zoo.Mlp(length=32))
+    assert trainer.global_step == 3
+    assert seen[0] is not other
+    callback.take_back()
+    trainer.callbacks = []
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(zoo.Mlp(length=32))
+    assert trainer.global_step == 3 + 2
+
+
+def test_the_length_of_an_epoch_is_what_ends_it_and_what_is_told() -> None:
+    class Shortens(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.current_epoch == 1:
+                _lightning.set_epoch_length(trainer, 3)
+                assert trainer.num_training_batches == 3
+
+    trainer = zoo.trainer(Shortens(), max_epochs=2)
+    trainer.fit(zoo.Mlp(batch_size=8, length=64))
+    assert trainer.global_step == 8 + 3
+
+
+def test_validation_by_the_clock_is_told_from_that_by_batches() -> None:
+    assert _lightning.validates_by_time(zoo.trainer(val_check_interval="00:00:10:00"))
+    assert not _lightning.validates_by_time(zoo.trainer(val_check_interval=0.5))
+
+
+def test_the_step_of_the_loggers_counts_optimizer_steps() -> None:
+    seen: list[int] = []
+    inside("fit", lambda trainer: seen.append(_lightning.log_step(trainer)), accumulate_grad_batches=2)
+    assert seen == [0, 0]
+    seen.clear()
+    inside("fit", lambda trainer: seen.append(_lightning.log_step(trainer)), model=zoo.Mlp(batch_size=8, length=32))
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_hidden_scheduler_step_is_called_in_the_place_of_the_modules() -> None:
+    model, calls = zoo.Mlp(length=32), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    configuration = {"scheduler": scheduler, "interval": "step"}
+    model.configure_optimizers = lambda: {"optimizer": optimizer, "lr_scheduler": configuration}
+    take_back = _lightning.hide_scheduler_step(model, lambda *given: calls.append(given))
+    zoo.trainer(max_epochs=1).fit(model)
+    assert calls == [(scheduler, None)] * 2
+    assert scheduler.last_epoch == 0
+    take_back()
+    assert "lr_scheduler_step" not in vars(model)
+
+
+def test_restored_metrics_are_those_of_the_trainer() -> None:
+    def look(trainer: L.Trainer) -> None:
+        _lightning.restore_metrics(trainer, {"kept": torch.tensor(3.0)})
+        assert trainer.callback_metrics["kept"] == 3.0
+
+    inside("fit", look)
+
+
+def test_a_resumed_fit_has_the_restart_attributes_that_are_set() -> None:
+    """What they do is asserted where fits are resumed from every step; here, that they are there at all."""
+    seen: list[bool] = []
+
+    def look(trainer: L.Trainer) -> None:
+        loop, inner = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        for each in (loop, inner, inner.val_loop):
+            assert isinstance(each._restarting, bool)
+            each.reset_restart_stage()
+        assert isinstance(loop._resuming_from_checkpoint, bool)
+        assert hasattr(inner.val_loop, "_restart_stage")
+        assert callable(inner.update_lr_schedulers)
+        seen.append(True)
+
+    inside("fit", look)
+    assert seen
