@@ -1,7 +1,8 @@
 """Find the batch size, and the learning rate with it, for PyTorch Lightning."""
 
-from bstuner.api import find, tune
+from bstuner.api import find, schedule, tune
 from bstuner.callbacks.finder import BatchSizeFinder
+from bstuner.callbacks.scheduler import BatchSizeScheduler
 from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core.result import FindResult, Probe
@@ -10,6 +11,7 @@ from bstuner.errors import BstunerError
 
 __all__ = [
     "BatchSizeFinder",
+    "BatchSizeScheduler",
     "BatchSizeTuner",
     "BstunerError",
     "FindResult",
@@ -17,5 +19,6 @@ __all__ = [
     "Probe",
     "TuneResult",
     "find",
+    "schedule",
     "tune",
 ]

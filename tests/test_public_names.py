@@ -15,8 +15,8 @@ FLOORS = ["core", "device", "training", "study", "report", "callbacks", "cli"]
 
 def test_the_public_names() -> None:
     assert bstuner.__all__ == [
-        *("BatchSizeFinder", "BatchSizeTuner", "BstunerError", "FindResult", "LearningRateWarmup", "Probe"),
-        *("TuneResult", "find", "tune"),
+        *("BatchSizeFinder", "BatchSizeScheduler", "BatchSizeTuner", "BstunerError", "FindResult"),
+        *("LearningRateWarmup", "Probe", "TuneResult", "find", "schedule", "tune"),
     ]
     assert all(hasattr(bstuner, name) for name in bstuner.__all__)
 

@@ -25,6 +25,7 @@ from bstuner.training.planned_fit import PlannedFit, facts_of
 from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.session import FindSettings
 from bstuner.training.strategy import refuse_unsupported
+from bstuner.training.streamed_fit import StreamedFit
 
 __all__ = ["BatchSizeScheduler"]
 
@@ -49,6 +50,10 @@ class BatchSizeScheduler(OwnCallback):
     The learning rate used is in place only while the optimizer steps, and is logged as `effective_lr`, beside
     `batch_size` and `samples`. Training can be resumed from a checkpoint of any optimizer step and goes on as if it had
     not been interrupted, but for random augmentation inside workers.
+
+    An `IterableDataset` has no places to plan by. There, the micro-batch grows where an epoch ends and the batch by
+    accumulation anywhere; `max_steps` tells how long the schedule is, and a fit is resumed as Lightning resumes it:
+    exactly between epochs, and within one from the start of the stream.
 
     Args:
         plan: where each batch size starts, in samples or epochs, and that size over all processes; None to turn the
@@ -111,6 +116,7 @@ class BatchSizeScheduler(OwnCallback):
         self._fit: PlannedFit | None = None
         self._mailbox = Mailbox()
         self._resumed: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {}
 
     @property
     def plan(self) -> RunPlan | None:
@@ -123,7 +129,8 @@ class BatchSizeScheduler(OwnCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first place among the callbacks but for those that search."""
         refuse_unsupported(trainer)
-        self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
+        # The first is filled from the checkpoint, if there is one, between now and the start of the fit.
+        self._resumed, self._kept = {}, {}
         if stage == "fit":
             _refuse_what_contradicts(trainer)
             others = [callback for callback in trainer.callbacks if callback is not self]
@@ -146,7 +153,7 @@ class BatchSizeScheduler(OwnCallback):
         if self.search_only:
             end_run_early(trainer)
             return
-        fit = PlannedFit(trainer, self._plan, self._resumed)
+        fit = (StreamedFit if self._plan.streams else PlannedFit)(trainer, self._plan, self._resumed)
         if self._resumed:
             _refuse_other_plan(self._resumed, fit.plan, trainer)
             if fit.resumes_within_a_step:
@@ -216,7 +223,7 @@ class BatchSizeScheduler(OwnCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Step the schedulers, see whether a validation is due, and log."""
-        if self._fit is None or not self._fit.batch_ends(batch_idx):
+        if self._fit is None or not self._fit.batch_ends(batch_idx, batch):
             return
         if trainer.global_step % trainer.log_every_n_steps == 0:
             values = {"batch_size": float(self._fit.step.batch_size), "samples": float(self._fit.samples)}
@@ -237,7 +244,9 @@ class BatchSizeScheduler(OwnCallback):
             self._fit.epoch_ends()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing behind in the Trainer."""
+        """Leave nothing behind in the Trainer, but keep what a checkpoint that is saved now has to hold."""
+        if self._fit is not None and trainer.world_size == 1:  # of the other processes, nobody knows where they are
+            self._kept = self._fit.state()
         self.teardown(trainer, pl_module, "")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -248,7 +257,7 @@ class BatchSizeScheduler(OwnCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The plan and where the fit is in it, for the checkpoint."""
-        return {} if self._fit is None else self._fit.state()
+        return self._kept if self._fit is None else self._fit.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The same, from the checkpoint."""
@@ -294,7 +303,7 @@ def _refuse_other_plan(saved: dict[str, Any], plan: RunPlan, trainer: Trainer) -
 
 
 def _in_words(plan: RunPlan) -> str:
-    words = f"Batch sizes: {format_plan(plan.phases, plan.samples_per_epoch)}"
+    words = f"Batch sizes: {format_plan(plan.phases, plan.nominal.samples_per_epoch)}"
     if plan.planned_steps is not None:
         words += f"; {plan.planned_steps:,} optimizer steps instead of {plan.nominal_steps:,}"
     return f"{words}; capped by {plan.capped_by}" if plan.capped_by else words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -70,9 +71,9 @@ class SearchForPair:
         self._found = found
         self._settings = replace(settings, capacity_bytes=found.usable_bytes)
         self._choices = choices
-        self._storage = choices.storage or str(Path(trainer.default_root_dir) / DEFAULT_FILE)
+        self._storage = choices.storage or _default_storage(trainer)
         model = type(trainer.lightning_module).__name__
-        self._name = choices.study_name or f"{model}-{datetime.now():%Y-%m-%d-%H-%M-%S}"
+        self._name = choices.study_name or f"{model}-{datetime.now():%Y-%m-%d-%H-%M-%S}-{secrets.token_hex(2)}"
         self._space = SearchSpace.between(
             trials.smallest,
             trials.largest,
@@ -209,6 +210,14 @@ class SearchForPair:
             needed = wanted is not None and lr > reference
             share = (wanted or 0) / (self._trials.horizon.fit or samples)
         return (max(1, round(share * samples)), reference / lr) if needed else None
+
+
+def _default_storage(trainer: Trainer) -> str:
+    """A file where Lightning keeps its own; in the current folder where that is no folder of this machine."""
+    root = str(trainer.default_root_dir)
+    folder = Path() if "://" in root else Path(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / DEFAULT_FILE)
 
 
 @contextlib.contextmanager

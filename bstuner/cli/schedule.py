@@ -99,12 +99,12 @@ def as_dict(plan: RunPlan) -> dict[str, Any]:
         plan: that of a fit.
 
     """
-    layout = plan.layout
+    layout, length = plan.layout, plan.nominal.samples_per_epoch
     return {
         "own": {"batch_size": layout.global_batch_size, **vars(layout), "steps": plan.nominal_steps},
         "steps": plan.planned_steps,
         "samples": plan.samples,
-        "samples_per_epoch": plan.samples_per_epoch,
+        "samples_per_epoch": length,
         "rule": plan.rule,
         "max_batch_size": plan.max_batch_size,
         "capped_by": plan.capped_by,
@@ -112,7 +112,7 @@ def as_dict(plan: RunPlan) -> dict[str, Any]:
         "phases": [
             {
                 "start_sample": span.start_sample,
-                "start_epoch": span.start_sample / plan.samples_per_epoch,
+                "start_epoch": None if length is None else span.start_sample / length,
                 "batch_size": span.batch_size,
                 **vars(span.layout),
                 "lr": span.lr,

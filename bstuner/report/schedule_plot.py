@@ -71,7 +71,7 @@ def draw_schedule(plan: RunPlan) -> Figure:
     from matplotlib.figure import Figure
 
     phases = planned_phases(plan)
-    end = plan.samples if plan.samples is not None else phases[-1].start_sample + plan.samples_per_epoch
+    end = plan.samples if plan.samples is not None else _some_way_on(plan, phases[-1])
     panels = 2 if plan.lrs else 1
     # Without pyplot: the script's own figures and settings stay as they are.
     figure = Figure(figsize=(7.0, 2.9 * panels), layout="constrained")
@@ -88,6 +88,11 @@ def draw_schedule(plan: RunPlan) -> Figure:
     axes[-1].xaxis.set_major_formatter(_count)
     figure.suptitle(_title(plan), fontsize=11)
     return figure
+
+
+def _some_way_on(plan: RunPlan, last: Phase) -> int:
+    """Where the picture of a fit without end ends: an epoch into the last batch size, or as far again."""
+    return last.start_sample + ((last.start_sample or last.batch_size) if plan.streams else plan.samples_per_epoch)
 
 
 def _draw_batch_size(axes: Axes, plan: RunPlan, phases: Sequence[Phase], end: int) -> None:
@@ -112,8 +117,9 @@ def _draw_batch_size(axes: Axes, plan: RunPlan, phases: Sequence[Phase], end: in
     axes.set_ylim(min(own, *sizes) / 1.25, top * 1.5)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
-    epochs = axes.secondary_xaxis("top", functions=_between_samples_and_epochs(plan.samples_per_epoch))
-    epochs.set_xlabel("epochs")
+    if not plan.streams:  # whose epochs have no known length
+        epochs = axes.secondary_xaxis("top", functions=_between_samples_and_epochs(plan.samples_per_epoch))
+        epochs.set_xlabel("epochs")
     axes.legend(loc="center left", frameon=False, fontsize=9)
 
 

@@ -176,9 +176,11 @@ def _yours(plan: RunPlan) -> str:
         words += f", lr {format_lr(max(plan.lrs))} at its peak"
     if plan.samples is None or plan.nominal_steps is None:
         return f"{words}: a fit without end"
+    words += f": {_count(plan.nominal_steps)} on {plan.samples:,} samples"
+    if plan.streams:
+        return words
     epochs = _epochs(plan.samples, plan)
-    length = f"{epochs} epoch{'' if epochs == '1' else 's'}"
-    return f"{words}: {_count(plan.nominal_steps)} on {plan.samples:,} samples ({length})"
+    return f"{words} ({epochs} epoch{'' if epochs == '1' else 's'})"
 
 
 def _planned(plan: RunPlan, spans: Sequence[Span]) -> str:
@@ -188,7 +190,8 @@ def _planned(plan: RunPlan, spans: Sequence[Span]) -> str:
         words += " throughout"
     saved = steps_saved(plan)
     if saved is not None and plan.planned_steps is not None:
-        words += f": {_count(plan.planned_steps)}, {format_saved(saved)}"
+        about = "about " if plan.streams else ""
+        words += f": {about}{_count(plan.planned_steps)}, {format_saved(saved)}"
     return words
 
 
@@ -204,7 +207,12 @@ def _capped(plan: RunPlan, spans: Sequence[Span]) -> str:
 
 def _notes(plan: RunPlan, spans: Sequence[Span]) -> Iterator[str]:
     aligning = sum(span.aligning for span in spans)
-    if aligning:
+    if plan.streams:
+        yield (
+            "The data is a stream: the micro-batch grows only where an epoch of it ends, and steps are counted as if "
+            "it could anywhere."
+        )
+    elif aligning:
         steps = "1 step is" if aligning == 1 else f"{aligning:,} steps are"
         yield (
             f"{steps} smaller than the table says: a new accumulation starts where the micro-batches of the epoch so "
@@ -262,6 +270,8 @@ def _count(steps: int) -> str:
 
 
 def _epochs(sample: int, plan: RunPlan) -> str:
+    if plan.streams:  # whose epochs have no known length
+        return "-"
     return f"{sample / plan.samples_per_epoch:,.2f}".rstrip("0").rstrip(".")
 
 

@@ -135,6 +135,8 @@ class TimeJudge:
     def _pace_in_time(self, mark: Mark) -> float:
         """How many times as long as the best trial this one took to where it is."""
         samples = pace(self._marks, self.best.summary.curve, self.mode) or 0.0
+        if not mark.seconds:
+            return 0.0  # not known yet
         return samples * (mark.seconds / mark.samples) / (self._best_seconds / self.best.summary.samples)
 
     @property

@@ -196,7 +196,7 @@ class _Search:
                 return
         judge = BaselineJudge(self.settings.objective, self.settings.mode)
         run = self._watched(trial, judge)
-        check_baseline(run, self.settings.monitor)
+        check_baseline(run, self.settings, self.runner.budget)
         self._tell(trial, run, judge.judge(run))
 
     def _run_trial(self, trial: Trial, view: StudyView) -> None:
@@ -325,6 +325,7 @@ class _Search:
         if self.settings.objective == "time" and baseline.seconds and best.seconds:
             speedup = baseline.seconds / best.seconds
         trained = sum(record.seconds_trained for record in view.records)
+        trained += confirmation.seconds_trained if confirmation else 0.0
         return TuneResult(
             baseline=baseline,
             best=best,

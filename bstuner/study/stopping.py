@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bstuner.core.trial import TrialRun
+from bstuner.core.trial import Mode, TrialRun
 from bstuner.errors import BaselineFailed
 from bstuner.study.record import Record, StudyView
 from bstuner.study.settings import TuneSettings
@@ -65,12 +65,23 @@ def _idle_trials(view: StudyView) -> tuple[list[Record], bool]:
     return idle, found
 
 
-def check_baseline(run: TrialRun, monitor: str) -> None:
+def _never_improved(run: TrialRun, mode: Mode) -> bool:
+    sign = 1 if mode == "min" else -1
+    return len(run.marks) > 1 and sign * run.marks[-1].metric >= sign * run.marks[0].metric
+
+
+def check_baseline(run: TrialRun, settings: TuneSettings, budget: int) -> None:
     """Refuse a baseline that sets no bar.
+
+    Args:
+        run: How it went.
+        settings: How the search is to go.
+        budget: Samples of a whole trial.
 
     Raises:
         BaselineFailed: It ran out of memory, diverged, stopped early, or gave no metric or no throughput.
     """
+    monitor = settings.monitor
     asked = f"batch size {run.request.global_batch_size}, learning rate {run.request.lr:g}"
     if run.ending == "out of memory":
         found, todo = "it ran out of memory", "start from a smaller batch size"
@@ -82,6 +93,17 @@ def check_baseline(run: TrialRun, monitor: str) -> None:
         found, todo = f"{monitor} was never logged", "log it in validation_step"
     elif not run.samples_per_second:
         found, todo = "it was too short to tell its throughput", "give trials a larger budget"
+    elif run.samples + run.layout.global_batch_size <= budget:
+        found, todo = (
+            f"it ended by itself after {run.samples:,} of {budget:,} samples",
+            "see what ends it (a callback, or data that runs out), or lower trial_budget",
+        )
+    elif settings.objective == "time" and _never_improved(run, settings.mode):
+        found, todo = (
+            f"{monitor} was no better at the end ({run.marks[-1].metric:.4g}) than at the first validation "
+            f"({run.marks[0].metric:.4g}), so there is no quality to reach",
+            f"check mode={settings.mode!r}, train trials for longer with trial_budget, or use objective='metric'",
+        )
     else:
         return
     reason = f" ({run.reason})" if run.reason else ""

@@ -430,6 +430,26 @@ def shadow_scheduler_step(module: LightningModule) -> None:
     vars(module)["lr_scheduler_step"] = lambda *_args, **_kwargs: None
 
 
+class _HiddenStep:
+    """What hides a module's `lr_scheduler_step`, in such a way that the module can still be copied and pickled."""
+
+    def __init__(self, step: Callable[[Any, Any], None]) -> None:
+        self._step = step
+
+    def __call__(self, scheduler: Any, metric: Any) -> None:
+        self._step(scheduler, metric)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _HiddenStep:
+        return self  # a copy of what it calls would be one of the Trainer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _HiddenStep, (_step_as_lightning,)
+
+
+def _step_as_lightning(scheduler: Any, metric: Any) -> None:
+    scheduler.step() if metric is None else scheduler.step(metric)
+
+
 def hide_scheduler_step(module: LightningModule, step: Callable[[Any, Any], None]) -> Callable[[], None]:
     """Have Lightning step schedulers by another function; what is returned takes that back.
 
@@ -441,7 +461,7 @@ def hide_scheduler_step(module: LightningModule, step: Callable[[Any, Any], None
     # An instance attribute hides the (public) hook.
     attributes = vars(module)
     before = {name: attributes[name] for name in ("lr_scheduler_step",) if name in attributes}
-    attributes["lr_scheduler_step"] = step
+    attributes["lr_scheduler_step"] = _HiddenStep(step)
 
     def take_back() -> None:
         attributes.pop("lr_scheduler_step", None)

@@ -152,7 +152,7 @@ def refuse_contradictions(trainer: Trainer, stage: str, data: EpochData, size: i
 
     """
     batches = data.batches(size, limit_of(trainer, stage))
-    interval = trainer.val_check_interval
+    interval = getattr(trainer, "val_check_interval", None)  # there is none where it is a time
     if stage != "fit" or batches is None or not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
         return
     if trainer.enable_validation and interval > batches:
@@ -187,8 +187,9 @@ def changed_settings(trainer: Trainer, reference: int, after: BatchLayout) -> tu
         tell("max_steps", trainer.max_steps, *steps)
     if trainer.min_steps:
         tell("min_steps", trainer.min_steps, *steps)
-    if isinstance(trainer.val_check_interval, int):
-        tell("val_check_interval", trainer.val_check_interval, *batches)
+    interval = getattr(trainer, "val_check_interval", None)  # there is none where it is a time
+    if isinstance(interval, int):
+        tell("val_check_interval", interval, *batches)
     if isinstance(trainer.limit_train_batches, int) and trainer.limit_train_batches > 0:
         tell("limit_train_batches", trainer.limit_train_batches, *batches)
     for every in checkpoint_steps(trainer):

@@ -8,10 +8,11 @@ from itertools import count
 from typing import Literal
 
 from lightning.pytorch import Trainer
+from torch.utils.data import IterableDataset
 
 from bstuner.core.batch_plan import BatchPlan, PlannedStep
 from bstuner.core.epoch import EpochData
-from bstuner.core.growth import Phase, Rounding, plan_growth
+from bstuner.core.growth import Phase, Rounding, plan_growth, update_count
 from bstuner.core.layout import BatchLayout
 from bstuner.core.nominal import NominalSteps
 from bstuner.core.plan_text import parse_plan
@@ -28,6 +29,9 @@ from bstuner.training.simulate import simulate_schedule
 from bstuner.training.strategy import replicas
 
 __all__ = ["GrowthPlanner", "GrowthSettings", "RunPlan", "plan_run"]
+
+# Of a stream, that has no known end: more samples on each process than there are.
+ENDLESS = 2**50
 
 # Beyond a share of the dataset a batch is hardly a sample of it any more (Smith et al. 2018, section 4).
 SHARE_OF_DATASET = 10
@@ -60,7 +64,10 @@ class RunPlan:
         max_batch_size: the largest batch that the plan may have; None where the user's own words set it.
         capped_by: what kept the batch from growing further, in words; empty for nothing.
         remarks: what the user should know.
-        waits_for: the schedulers that wait for a metric, by their classes: they may change the plan at epoch ends.
+        waits_for: the schedulers that wait for a metric, or for the end of an epoch that cannot be told beforehand, by
+            their classes: they may change the plan at epoch ends.
+        streams: whether the data has no places to plan by: the plan is then one endless epoch, whose micro-batches grow
+            where the stream's own epochs end, and the number of steps is not exact.
 
     """
 
@@ -77,6 +84,7 @@ class RunPlan:
     capped_by: str = ""
     remarks: tuple[str, ...] = ()
     waits_for: tuple[str, ...] = ()
+    streams: bool = False
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -146,7 +154,7 @@ class GrowthPlanner:
     def __init__(self, trainer: Trainer, settings: GrowthSettings) -> None:
         self._trainer = trainer
         self._settings = settings
-        self._layout, self._data = _look(trainer)
+        self._layout, self._data, self._streams = _look(trainer)
         self._nominal = self._nominal_steps()
         self._rule: Rule = self._choose_rule()
         self._written = None if settings.text is None else parse_plan(settings.text, self._nominal.samples_per_epoch)
@@ -183,8 +191,14 @@ class GrowthPlanner:
                 "BatchSizeScheduler('0:256 30ep:512')."
             )
         if steps:
-            schedule = simulate_schedule(trainer, steps, self._data.batches(layout.micro, self._limit) or 0)
-            lrs, waits_for = schedule.lrs, schedule.unforeseen if self._written is None else ()
+            unknown = (steps + 1) * layout.accumulate  # then no epoch ends as far as can be told
+            schedule = simulate_schedule(trainer, steps, self._data.batches(layout.micro, self._limit) or unknown)
+            lrs, waits_for = schedule.lrs, schedule.unforeseen
+            if self._streams:
+                configs = trainer.lr_scheduler_configs
+                waits_for += tuple(type(each.scheduler).__name__ for each in configs if each.interval == "epoch")
+            if self._written is not None:
+                waits_for = ()
         cap = self._cap
         if cap is not None and cap > fits * layout.world * settings.max_accumulate:
             cap = max(layout.global_batch_size, fits * layout.world * settings.max_accumulate)
@@ -200,7 +214,7 @@ class GrowthPlanner:
         plan = RunPlan(
             batches=BatchPlan(
                 tuple(phases),
-                samples=(self._nominal.samples_per_epoch or 0) // layout.world,
+                samples=ENDLESS if self._streams else (self._nominal.samples_per_epoch or 0) // layout.world,
                 fits=fits,
                 world=layout.world,
                 rule=self._rule,
@@ -218,6 +232,7 @@ class GrowthPlanner:
             capped_by=self._what_capped(phases, lrs, cap),
             remarks=self._remarks(waits_for, horizon.fit),
             waits_for=waits_for,
+            streams=self._streams,
         )
         return plan if steps is None else _ended(replace(plan, samples=plan.sample_of(steps)))
 
@@ -231,6 +246,13 @@ class GrowthPlanner:
         return self._trainer.limit_train_batches
 
     def _nominal_steps(self) -> NominalSteps:
+        if self._streams:
+            if self._limit != 1.0:
+                raise SettingRefused(
+                    f"Expected limit_train_batches=1.0 for an IterableDataset, found {self._limit}: its batches would "
+                    "be counted at the sizes that are planned. Bound the stream itself."
+                )
+            return NominalSteps(self._layout.global_batch_size)
         here = self._data.samples_per_epoch(self._layout.micro, self._limit)
         if not here:
             raise SettingRefused(
@@ -248,7 +270,9 @@ class GrowthPlanner:
         return rule_for(kind.__name__ for kind in type(optimizer).__mro__).rule
 
     def _largest(self) -> int:
-        own, samples = self._layout.global_batch_size, self._nominal.samples_per_epoch or 0
+        own, samples = self._layout.global_batch_size, self._nominal.samples_per_epoch
+        if samples is None:
+            samples = (self._data.samples or ENDLESS) * self._layout.world
         cap, self._capped_by = samples // SHARE_OF_DATASET, f"a tenth of the {samples:,} samples of an epoch"
         wanted = self._settings.max_batch_size
         if wanted is not None and wanted < cap:
@@ -293,8 +317,8 @@ def plan_run(trainer: Trainer, settings: GrowthSettings, fits: int | None) -> Ru
     return GrowthPlanner(trainer, settings).plan(fits)
 
 
-def _look(trainer: Trainer) -> tuple[BatchLayout, EpochData]:
-    """The user's own batch, and the samples there are."""
+def _look(trainer: Trainer) -> tuple[BatchLayout, EpochData, bool]:
+    """The user's own batch, the samples there are, and whether they come as a stream."""
     state = RandomState()
     try:
         loaders = combined(request_loaders(trainer, "train"), "train")
@@ -306,7 +330,8 @@ def _look(trainer: Trainer) -> tuple[BatchLayout, EpochData]:
             )
         check_can_be_planned(flat[0])
         layout = BatchLayout(batch_size_of(flat[0]), trainer.accumulate_grad_batches, replicas(trainer))
-        return layout, epoch_data(trainer, "train", loaders, [1.0])
+        streams = isinstance(flat[0].dataset, IterableDataset)
+        return layout, epoch_data(trainer, "train", loaders, [1.0]), streams
     finally:
         state.restore()
 
@@ -325,6 +350,8 @@ def _ended(plan: RunPlan) -> RunPlan:
     """The plan with its number of steps, the last of which ends where the user's own code ends."""
     if plan.samples is None:
         return plan
+    if plan.streams:
+        return replace(plan, planned_steps=update_count(plan.phases, plan.samples))
     end, batches = plan.samples, plan.batches
     epoch, left = divmod(end, plan.samples_per_epoch)
     if left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
@@ -38,12 +39,19 @@ def horizon_of(trainer: Trainer, layout: BatchLayout, data: EpochData) -> Horizo
     """
     here = data.samples_per_epoch(layout.micro, limit_of(trainer, "fit"))
     epoch = None if here is None else here * layout.world
-    ends = []
+    ends: list[float] = []
     if trainer.max_epochs not in (None, -1) and epoch is not None:
         ends.append((trainer.max_epochs or 0) * epoch)
     if trainer.max_steps >= 0:
-        ends.append(trainer.max_steps * layout.global_batch_size)
-    return Horizon(min(ends, default=None), epoch)
+        steps = trainer.max_steps
+        module = trainer.lightning_module
+        if module is not None and not module.automatic_optimization:
+            # Lightning counts the steps of every optimizer; each is taken to step once per batch.
+            steps //= max(1, len(trainer.optimizers))
+        batches = data.batches(layout.micro, limit_of(trainer, "fit"))
+        epochs, rest = divmod(steps, -(-batches // layout.accumulate)) if batches and epoch else (0, steps)
+        ends.append(epochs * (epoch or 0) + min(rest * layout.global_batch_size, epoch or math.inf))
+    return Horizon(int(min(ends)) if ends else None, epoch)
 
 
 def steps_of(trainer: Trainer, layout: BatchLayout, data: EpochData) -> int | None:

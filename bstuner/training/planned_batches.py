@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from bstuner.device.loaders import batch_size_of
 from bstuner.errors import SettingRefused
@@ -175,12 +175,6 @@ def check_can_be_planned(loader: object) -> None:
             "Build the training loader as a DataLoader, or train without BatchSizeScheduler."
         )
     batch_size_of(loader)
-    if isinstance(loader.dataset, IterableDataset):
-        raise SettingRefused(
-            f"Expected a dataset whose samples have places, found IterableDataset {type(loader.dataset).__qualname__}: "
-            "there BatchSizeScheduler cannot tell which samples a batch will hold. Give the dataset __getitem__ and "
-            "__len__, or grow the batch by hand with GradientAccumulationScheduler."
-        )
     if type(loader.batch_sampler) is not BatchSampler:
         raise SettingRefused(
             "Expected a training DataLoader with batch_size=... whose batches can be planned, found one with a "

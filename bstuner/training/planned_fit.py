@@ -188,7 +188,7 @@ class PlannedFit:
         trainer, epoch = self._trainer, self._trainer.current_epoch
         self._epoch, self._batches, self._validated, self._between = epoch, 0, False, False
         trainer.val_check_interval = self._users["val_check_interval"]  # the loaders may have been made anew
-        self._revise(epoch)
+        self._revise(epoch * self.plan.samples_per_epoch)
         set_epoch_length(trainer, len(self._epoch_plan(epoch)))
 
     def batch_starts(self, batch: int) -> None:
@@ -196,7 +196,7 @@ class PlannedFit:
         self.step = self._epoch_plan(self._trainer.current_epoch).step_of(batch)
         self._trainer.accumulate_grad_batches = self.step.accumulate
 
-    def batch_ends(self, batch: int) -> bool:
+    def batch_ends(self, batch: int, content: Any) -> bool:
         """After the optimizer has stepped, if it does after this batch; tells whether it does."""
         self._batches, self._validated = batch + 1, False
         over = self._is_over(batch)
@@ -245,9 +245,9 @@ class PlannedFit:
         if config.interval == "epoch" or config.reduce_on_plateau:
             self._own_step(scheduler, metric)
 
-    def _revise(self, epoch: int) -> None:
-        """Grow the batch where a scheduler that waits for a metric has cut the learning rate."""
-        step = self.plan.nominal.at(epoch * self.plan.samples_per_epoch)
+    def _revise(self, sample: int) -> None:
+        """Grow the batch, from a sample on, where a scheduler that waits for a metric has cut the learning rate."""
+        step = self.plan.nominal.at(sample)
         if not self.plan.waits_for or step >= len(self._first_plan.lrs) or not self._first_plan.lrs[step]:
             return
         share = float(self._trainer.optimizers[0].param_groups[0]["lr"]) / self._first_plan.lrs[step]

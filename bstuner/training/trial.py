@@ -167,7 +167,7 @@ class FitRunner:
             request,
             layout,
             ending="out of memory" if reason else watching.ending,
-            marks=tuple(watching.marks),
+            marks=_timed(watching),
             samples=watching.samples,
             steps=watching.steps,
             samples_per_second=watching.samples_per_second,
@@ -211,6 +211,12 @@ class FitRunner:
 
     def _out_of_memory(self, error: BaseException) -> str:
         return "out of memory" if is_out_of_memory(error) else ""
+
+
+def _timed(watching: TrialWatch) -> tuple[Mark, ...]:
+    """The validations of a trial, with times by its throughput as a whole: the first ones had none to go by."""
+    speed = watching.samples_per_second
+    return tuple(mark._replace(seconds=mark.samples / speed) if speed else mark for mark in watching.marks)
 
 
 def _go_on(mark: Mark) -> bool:

@@ -64,7 +64,7 @@ class TrialWatch(OwnCallback):
         self._budget = marks[-1]
         self._started = 0.0  # when the stretch of training that is being timed began, and at how many samples
         self._from = 0
-        self._timed = [0.0, 0]  # seconds, samples
+        self._early, self._steady = [0.0, 0], [0.0, 0]  # seconds and samples, of the first steps and of the others
         self._diverged = False
         self._validating = False
         self.marks: list[Mark] = []
@@ -73,8 +73,8 @@ class TrialWatch(OwnCallback):
 
     @property
     def samples_per_second(self) -> float | None:
-        """Steady throughput so far."""
-        seconds, samples = self._timed
+        """Steady throughput so far; of a trial that has no steady part, that of its first steps."""
+        seconds, samples = self._steady if self._steady[1] else self._early
         return samples / seconds if seconds > 0 else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,6 +97,9 @@ class TrialWatch(OwnCallback):
             return  # gradients are being accumulated
         self.steps = trainer.global_step
         self._lapse.at(self.samples / self._budget)
+        if self.steps == WARM_UP:
+            self._stop_clock()
+            self._start_clock()
         if self.samples >= self._due[0]:
             while self._due and self._due[0] <= self.samples:
                 self._due.pop(0)
@@ -104,8 +107,6 @@ class TrialWatch(OwnCallback):
             self._diverged = not _is_finite(outputs)
             self._validating = True
             trainer.val_check_batch = batch_idx + 1
-        elif self.steps == WARM_UP and not self._timed[1]:
-            self._start_clock()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the metric, and tell whoever watches."""
@@ -124,7 +125,9 @@ class TrialWatch(OwnCallback):
         if not self._peers.meet(go_on):
             self.ending = "not finite"
             raise TrialOver
-        mark = Mark(self.samples, value, self.samples / (self.samples_per_second or math.inf))
+        # What the first steps take says nothing of the others: until those come, no time counts against the trial.
+        steady = self.samples_per_second if self._steady[1] else None
+        mark = Mark(self.samples, value, self.samples / (steady or math.inf))
         self.marks.append(mark)
         go_on = self._watch(mark) if self._peers.rank == 0 else True
         if not self._due:
@@ -148,8 +151,9 @@ class TrialWatch(OwnCallback):
 
     def _stop_clock(self) -> None:
         self._memory.synchronize()
-        self._timed[0] += self._clock() - self._started
-        self._timed[1] += self.samples - self._from
+        timed = self._early if self.steps <= WARM_UP else self._steady
+        timed[0] += self._clock() - self._started
+        timed[1] += self.samples - self._from
 
 
 def _is_finite(outputs: Any) -> bool:

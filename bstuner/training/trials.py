@@ -13,6 +13,9 @@ from typing import Literal
 
 from lightning.pytorch import Trainer
 
+# Undocumented but without an underscore: Lightning's own test for "did the user write this hook".
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
 from bstuner.core.budget import TrialBudget, budget_in_samples, sample_marks
 from bstuner.core.epoch import EpochData
 from bstuner.core.layout import BatchLayout, possible_micro_batches
@@ -229,6 +232,7 @@ def open_trials(
 
             run_on_all(peers, look, put_back=frozen.restore)
             in_place, validation = opened[0]
+            _refuse_other_validations(trainer, placement.batching)
             data, layout = EpochData.least(peers.gather(in_place.data)), in_place.layout
             layouts = _Layouts(trainer, layout, found, data)
             horizon = horizon_of(trainer, layout, data)
@@ -250,7 +254,7 @@ def open_trials(
                 max(layout.global_batch_size, min(layouts.largest, budget // FEWEST_STEPS)),
                 settings.warmup,
                 warms_up,
-                (*in_place.learning_rate.warnings, *([remark] if remark else [])),
+                (*in_place.learning_rate.warnings, *([remark] if remark else []), *_own_scheduler_step(trainer)),
             )
         finally:
             frozen.restore()
@@ -270,6 +274,26 @@ def _validation_samples(trainer: Trainer, batching: Batching) -> int | None:
         return math.ceil(samples * limit) or None
     most = limit * sum(loader.size(batching.reference or 1) for loader in validation.loaders)
     return (min(samples, most) if samples else most) or None
+
+
+def _refuse_other_validations(trainer: Trainer, batching: Batching) -> None:
+    limit = trainer.limit_val_batches
+    if isinstance(limit, int) and any(share is not None for share in batching.shares(trainer, "val")):
+        raise SettingRefused(
+            f"Expected trials to be validated on the same samples, found Trainer(limit_val_batches={limit}), which "
+            f"counts batches, while the validation loader follows {batching.holder}. Give it as a share of the "
+            "validation data (a float up to 1.0), or build that loader with a batch size of its own."
+        )
+
+
+def _own_scheduler_step(trainer: Trainer) -> Iterator[str]:
+    module = trainer.lightning_module
+    if trainer.lr_scheduler_configs and is_overridden("lr_scheduler_step", module):
+        yield (
+            f"{type(module).__name__}.lr_scheduler_step() is your own: trials call it as often as the whole fit would, "
+            "but an epoch or a step that it reads from the Trainer is that of the trial, so the schedule may not be "
+            "run through there. The training that follows is not concerned."
+        )
 
 
 def _warms_up(trainer: Trainer) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from typing import Any
 
 import lightning as L
@@ -22,7 +24,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
     SequentialLR,
 )
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from bstuner import BatchSizeFinder, LearningRateWarmup
 from bstuner.callbacks.scheduler import BatchSizeScheduler
@@ -280,6 +282,30 @@ def test_everything_is_put_back() -> None:
     assert not trainer.optimizers[0]._optimizer_step_pre_hooks
 
 
+class Plain(Grower):
+    """Can be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__(None, length=LENGTH, batch_size=4)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60, 100], 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def test_the_module_can_be_copied_and_pickled_while_it_trains() -> None:
+    copies: list[Any] = []
+
+    class Copies(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            copies.extend([copy.deepcopy(pl_module), pickle.loads(pickle.dumps(pl_module))])
+
+    fit(Plain(), scheduler(), Copies(), epochs=2)
+    assert len(copies) == 4
+    each_once(copies[-1])
+
+
 def test_one_loader_may_train_and_validate() -> None:
     loader = DataLoader(Numbered(LENGTH), batch_size=4)
 
@@ -501,11 +527,6 @@ def test_it_plans_and_ends_where_only_the_plan_is_wanted() -> None:
 # --- what it refuses
 
 
-class Stream(IterableDataset):
-    def __iter__(self) -> Any:
-        return iter(Numbered(LENGTH)[index] for index in range(LENGTH))
-
-
 class Buckets(BatchSampler):
     """Batches of a kind of its own."""
 
@@ -513,7 +534,6 @@ class Buckets(BatchSampler):
 @pytest.mark.parametrize(
     ("loader", "match"),
     [
-        (lambda: DataLoader(Stream(), batch_size=4), "IterableDataset Stream"),
         (
             lambda: DataLoader(Numbered(LENGTH), batch_sampler=Buckets(RandomSampler(range(LENGTH)), 4, False)),
             "Buckets",

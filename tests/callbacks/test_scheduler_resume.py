@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from growing import Grower, Noisy, Numbered, fit, halves, scheduler, steps
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 
@@ -259,3 +259,21 @@ def test_an_order_that_no_checkpoint_holds_is_told() -> None:
     path = str(next(Path("saved").glob("*.ckpt")))
     with pytest.warns(UserWarning, match="order of this epoch's samples is another one"):
         fit(Secret(halves(20), length=50, batch_size=4), scheduler(PLAN), epochs=2, ckpt_path=path)
+
+
+@pytest.mark.filterwarnings("ignore:.*ckpt_path=")  # Lightning's callback looks for a checkpoint at the start
+def test_what_is_saved_when_a_fit_fails_can_be_resumed() -> None:
+    class Fails(Grower):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if self.current_epoch == 1 and batch_idx == 4:
+                raise RuntimeError("the power is out")
+
+    model = Grower(halves(20), length=50, batch_size=4)
+    unbroken = after(fit(model, scheduler(PLAN), epochs=3, enable_checkpointing=True), model)
+    failing = Fails(halves(20), length=50, batch_size=4)
+    with pytest.raises(RuntimeError, match="the power is out"):
+        fit(failing, scheduler(PLAN), OnExceptionCheckpoint("."), epochs=3, enable_checkpointing=True)
+    again = Grower(halves(20), length=50, batch_size=4)
+    settings = {"epochs": 3, "ckpt_path": "on_exception.ckpt", "seed": 5, "enable_checkpointing": True}
+    trainer = fit(again, scheduler(PLAN), **settings)
+    assert same(after(trainer, again), unbroken)

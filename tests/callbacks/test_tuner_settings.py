@@ -53,7 +53,7 @@ from bstuner.errors import BaselineFailed, InvalidSetting, MonitorMissing, Nothi
         ({"trial_budget": 1.5}, "Expected trial_budget as a whole number of samples"),
         ({"trial_budget": True}, "Expected trial_budget as a whole number of samples"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_a_wrong_argument_is_refused_at_once(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidSetting) as error:

@@ -316,7 +316,7 @@ def test_the_help_says_what_happens_and_explains_every_option(capsys: Any, monke
         assert f"--{option} " in text
     for left_out in ("--study ", "--sampler", "--pruner", "None", "Union[", "BaseStorage"):
         assert left_out not in text
-    assert "null to run all of `n_trials`. (default: 8)" in words
+    assert "null to run all of `n_trials`. (default: 10)" in words
     assert max(map(len, text.splitlines())) <= 84, "the last example"
 
 

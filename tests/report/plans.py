@@ -16,29 +16,30 @@ from bstuner.training.growth_plan import RunPlan
 
 def planned(
     lrs: Sequence[float],
-    samples_per_epoch: int,
+    samples_per_epoch: int | None,
     layout: BatchLayout,
     fits: int,
     phases: Sequence[Phase] | None = None,
     **settings: Any,
 ) -> RunPlan:
     """The plan of a fit of as many steps as there are learning rates; without any, of a fit without end."""
+    own, held = layout.global_batch_size, (samples_per_epoch or 2**50) // layout.world
     plan = RunPlan(
-        batches=BatchPlan((Phase(0, layout.global_batch_size),), samples_per_epoch // layout.world, fits, layout.world),
+        batches=BatchPlan((Phase(0, own),), held, fits, layout.world),
         lrs=tuple(lrs),
-        nominal=NominalSteps(layout.global_batch_size, samples_per_epoch),
+        nominal=NominalSteps(own, samples_per_epoch),
         layout=layout,
         rule="linear",
         nominal_steps=len(lrs) or None,
         planned_steps=None,
         samples=None,
         max_batch_size=None,
+        streams=samples_per_epoch is None,
     )
     plan = replace(plan, **settings)
     if phases is None:
         starts = plan.nominal.starts(len(lrs))
-        own, cap = layout.global_batch_size, plan.max_batch_size
-        phases = plan_growth(lrs, own, plan.rule, cap, plan.rounding, starts)
+        phases = plan_growth(lrs, own, plan.rule, plan.max_batch_size, plan.rounding, starts)
     plan = replace(plan, batches=replace(plan.batches, phases=tuple(phases), rule=plan.rule))
     if not lrs:
         return plan
@@ -100,3 +101,7 @@ ENDLESS = planned(
 
 # The learning rate never falls.
 CONSTANT = planned([0.1] * 100, samples_per_epoch=800, layout=BatchLayout(8), fits=64, max_batch_size=80)
+
+# An IterableDataset, with max_steps.
+STREAM = planned(cosine(1000, 0.1), None, BatchLayout(8), fits=16, max_batch_size=64, capped_by="max_batch_size=64")
+STREAM_WITHOUT_END = planned((), None, BatchLayout(8), fits=16, phases=[Phase(0, 8), Phase(5000, 64)], rule="none")

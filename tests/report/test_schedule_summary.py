@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from report.plans import CONSTANT, ENDLESS, MANY, PROCESSES, STEPS, multi_step, planned
+from report.plans import CONSTANT, ENDLESS, MANY, PROCESSES, STEPS, STREAM, STREAM_WITHOUT_END, multi_step, planned
 from rich.console import Console
 
 from bstuner.core.growth import Phase
@@ -57,7 +57,7 @@ def test_several_processes_and_accumulation() -> None:
     assert any(line.startswith("Note     ModelCheckpoint(every_n_train_steps=1000)") for line in shown)
 
 
-@pytest.mark.parametrize("plan", [STEPS, PROCESSES, MANY, ENDLESS, CONSTANT])
+@pytest.mark.parametrize("plan", [STEPS, PROCESSES, MANY, ENDLESS, CONSTANT, STREAM, STREAM_WITHOUT_END])
 def test_it_fits_into_80_columns(plan: RunPlan) -> None:
     shown = lines(plan)
     assert max(map(len, shown)) <= 80
@@ -146,3 +146,13 @@ def test_smaller_batches_take_more_steps() -> None:
     assert steps_saved(plan) == -0.5
     assert "Planned batch 4 to 8: 150 optimizer steps, 50% more" in facts(plan)
     assert not any(line.startswith("Capped") for line in facts(plan)), "the user's own words are no cap"
+
+
+def test_a_stream_has_no_epochs_and_no_exact_number_of_steps() -> None:
+    shown = facts(STREAM)
+    assert "Yours batch 8, lr 0.1 at its peak: 1,000 optimizer steps on 8,000 samples" in shown
+    (planned_line,) = [line for line in shown if line.startswith("Planned")]
+    assert planned_line.startswith("Planned batch 8 to 64: about ")
+    assert any(line.startswith("Note The data is a stream: the micro-batch grows only") for line in shown)
+    assert "0 - 8 8 x 1 0.1 0.1 500 500" in shown
+    assert "5,000 - 64 16 x 4 - - - -" in facts(STREAM_WITHOUT_END)

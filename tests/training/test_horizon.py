@@ -28,7 +28,7 @@ def of(samples: int | None, micro: int, accumulate: int = 1, drop_last: bool = F
         ((100, 8, 4), {"max_epochs": 3}, Horizon(300, 100), 12),
         ((100, 8), {"max_epochs": 3, "limit_train_batches": 5}, Horizon(120, 40), 15),
         ((100, 8), {"max_epochs": 3, "limit_train_batches": 0.5}, Horizon(144, 48), 18),
-        ((100, 8), {"max_steps": 20}, Horizon(160, 100), 20),
+        ((100, 8), {"max_steps": 20}, Horizon(156, 100), 20),
         ((100, 8), {"max_steps": 20, "max_epochs": 1}, Horizon(100, 100), 13),
         ((100, 8, 2), {"max_steps": 5, "max_epochs": 3}, Horizon(80, 100), 5),
         ((100, 8), {"max_epochs": -1}, Horizon(None, 100), None),

@@ -76,7 +76,10 @@ class Scheduled(zoo.Mlp):
 
 
 def state_of(trainer: L.Trainer) -> Any:
-    states = [trainer.optimizers[0].state_dict(), *(config.scheduler.state_dict() for config in trainer.lr_scheduler_configs)]
+    states = [
+        trainer.optimizers[0].state_dict(),
+        *(config.scheduler.state_dict() for config in trainer.lr_scheduler_configs),
+    ]
     return copy.deepcopy(states)
 
 
@@ -86,7 +89,9 @@ def test_the_simulation_is_what_training_does(name: str, accumulate: int) -> Non
     zoo.trainer(max_epochs=4, accumulate_grad_batches=accumulate).fit(Scheduled(SCHEDULES[name]))
     schedule, *used = zoo.NOTES
     assert isinstance(schedule, Schedule)
-    by_batch = [lr for index, lr in enumerate(schedule.lrs) for _ in range((3, 3, 2)[index % 3] if accumulate == 3 else 1)]
+    by_batch = [
+        lr for index, lr in enumerate(schedule.lrs) for _ in range((3, 3, 2)[index % 3] if accumulate == 3 else 1)
+    ]
     assert len(used) == 32
     assert by_batch == used
     assert schedule.unforeseen == ()

@@ -29,7 +29,7 @@ def values(trainer: L.Trainer) -> dict[str, Any]:
         (
             BatchLayout(16, 4, 1),
             (500, 50, 20, 40),
-            ("max_steps: 1,000 -> 500", "min_steps: 100 -> 50", "limit_train_batches: 80 -> 40",
+            ("limit_train_batches: 80 -> 40", "max_steps: 1,000 -> 500", "min_steps: 100 -> 50",
              "val_check_interval: 40 -> 20"),
         ),
         (  # the same samples a step, in larger batches
@@ -63,10 +63,26 @@ def test_shares_and_what_is_not_set_stay() -> None:
 def test_nothing_is_converted_to_nothing() -> None:
     trainer = zoo.trainer(max_steps=3, limit_train_batches=2, limit_val_batches=0)
     StepSettings.of(trainer, OWN, DATA).apply(trainer, BatchLayout(512, 4, 1))
-    assert (trainer.max_steps, trainer.limit_train_batches) == (1, 1)
+    assert (trainer.max_steps, trainer.limit_train_batches) == (3, 1), "three epochs of one step each, before and after"
     none = zoo.trainer(limit_train_batches=0)
     assert StepSettings.of(none, OWN, DATA).apply(none, BatchLayout(512, 4, 1)) == ()
     assert none.limit_train_batches == 0
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "steps", "expected"), [(70, 64, 200, 44), (100, 16, 37, 20), (64, 16, 11, 6)]
+)
+def test_steps_of_epochs_that_end_with_a_short_one(samples: int, size: int, steps: int, expected: int) -> None:
+    """70 samples are 9 steps of 8 or 2 of 64: 200 steps are 22 epochs and 16 samples, and so 44 steps."""
+    trainer = zoo.trainer(max_steps=steps, max_epochs=-1)
+    data = EpochData((LoaderData(samples),))
+    StepSettings.of(trainer, BatchLayout(8, 1, 1), data).apply(trainer, BatchLayout(size, 1, 1))
+    assert trainer.max_steps == expected
+
+
+def test_a_validation_by_the_clock_stays(tmp_path: Path) -> None:
+    trainer = zoo.trainer(val_check_interval="00:00:10:00")
+    assert StepSettings.of(trainer, OWN, DATA).apply(trainer, BatchLayout(64, 1, 1)) == ()
 
 
 def test_checkpoints_by_steps_follow(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from bstuner.callbacks.beginning import Beginning
 from bstuner.core.trial import Mark, TrialRequest, TrialRun
-from bstuner.errors import MonitorMissing
+from bstuner.errors import MonitorMissing, SettingRefused
 from bstuner.report.live import SearchDisplay
 from bstuner.training.find import find_largest
 from bstuner.training.rehearsal import OwnCallback
@@ -108,7 +108,9 @@ def to_the_end(mark: Mark) -> bool:
     return True
 
 
-def run(trials: Trials, size: int, lr: float = 0.1, watch: Callable[[Mark], bool] = to_the_end, **more: Any) -> TrialRun:
+def run(
+    trials: Trials, size: int, lr: float = 0.1, watch: Callable[[Mark], bool] = to_the_end, **more: Any
+) -> TrialRun:
     return trials.runner.run(TrialRequest(size, lr, **more), watch)
 
 
@@ -296,7 +298,9 @@ def test_a_stream_without_length_is_trained_on_by_steps() -> None:
 
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
-            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, int(self.trainer.estimated_stepping_batches))
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+                optimizer, int(self.trainer.estimated_stepping_batches)
+            )
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def use(trials: Trials) -> None:
@@ -346,6 +350,31 @@ def test_time_is_that_of_training_alone() -> None:
     assert RUNS[0].marks[-1].seconds == pytest.approx(512 * 1.5 / 8)
 
 
+def test_what_the_first_steps_take_does_not_count() -> None:
+    now = [0.0]
+
+    class Starting(Learner):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            now[0] += 500.0 if self.trainer.global_step == 0 else 1.0
+            return super().training_step(batch, batch_idx)
+
+    def use(trials: Trials) -> None:
+        def watch(mark: Mark) -> bool:
+            RUNS.append(mark.seconds)
+            return True
+
+        RUNS.append(run(trials, 64, watch=watch))
+
+    fit(Starting(), use, clock=lambda: now[0])
+    *seconds, trial = RUNS
+    assert seconds[:3] == [0.0, 0.0, 0.0], "not known yet"
+    assert trial.samples_per_second == pytest.approx(64)
+    assert [mark.seconds for mark in trial.marks] == pytest.approx(list(range(1, 9)))
+
+
+def test_validations_of_other_samples_are_refused() -> None:
+    with pytest.raises(SettingRefused, match=r"limit_val_batches=2.*follows Mlp\.batch_size"):
+        fit(seeded(zoo.Mlp, batch_size=8, length=256), lambda trials: None, trainer={"limit_val_batches": 2})
 
 
 def alive() -> int:
