@@ -26,7 +26,7 @@ def test_one_that_learns_sets_it() -> None:
 
 @pytest.mark.parametrize("metrics", [(1.0, 1.0, 1.0), (1.0, 0.5, 1.2)])
 def test_one_that_is_no_better_at_its_end_does_not(metrics: tuple[float, ...]) -> None:
-    with pytest.raises(BaselineFailed, match="val_loss was no better at the end .* than at the first validation"):
+    with pytest.raises(BaselineFailed, match=r"val_loss was no better at the end .* than at the first validation"):
         check_baseline(run(*metrics), TuneSettings("val_loss"), budget=320)
     check_baseline(run(*metrics), TuneSettings("val_loss", objective="metric"), budget=320)
 
