@@ -50,13 +50,13 @@ def test_an_example_trains_and_knows_nothing_of_bstuner(script: str, arguments: 
 def test_an_example_is_tuned_as_it_is(
     script: str, holders: tuple[str, str], reference: tuple[int, float], rule: str
 ) -> None:
-    limits = ["--n_trials", 1, "--trial_budget", 8 * reference[0], "--max_val", reference[0]]
+    limits = ["--n_trials", 1, "--trial_budget", 22 * reference[0], "--max_val", reference[0]]
     shown = run("-m", "bstuner", "tune", *limits, EXAMPLES / script, "--epochs", 1)
 
     answer = json.loads(Path("bstuner-result.json").read_text())
     assert (answer["holder"], answer["lr_holder"]) == holders
     assert (answer["batch_size"], answer["lr"]) == reference
     assert answer["scaling_rule"] == rule
-    assert answer["baseline"]["steps"] == 8
+    assert answer["baseline"]["steps"] == 22
     assert answer["warnings"] == []
     assert "your own settings" in shown
