@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from bstuner.core.budget import TrialBudget, budget_in_samples, sample_marks
 from bstuner.core.epoch import EpochData
-from bstuner.core.layout import BatchLayout, possible_micro_batches
+from bstuner.core.layout import BatchLayout
 from bstuner.core.result import FindResult
 from bstuner.core.scaling import Rule
 from bstuner.device.memory import memory_of, name_on_host
@@ -27,7 +27,7 @@ from bstuner.errors import MonitorMissing, SettingRefused
 from bstuner.training._lightning import forget_loaders, request_loaders
 from bstuner.training.batching import Batching
 from bstuner.training.combination import combined
-from bstuner.training.constraints import epoch_data, last_batch_trouble, limit_of
+from bstuner.training.constraints import epoch_data
 from bstuner.training.garbage import short_collections
 from bstuner.training.horizon import Horizon, horizon_of
 from bstuner.training.learning_rate import LearningRate
@@ -41,13 +41,12 @@ from bstuner.training.step_settings import StepSettings
 from bstuner.training.strategy import replicas, unwrap, wrap
 from bstuner.training.together import run_on_all
 from bstuner.training.trial import FitRunner, TrialPlan
+from bstuner.training.trial_layouts import TrialLayouts
 
 __all__ = ["TrialSettings", "Trials", "largest_worth_finding", "locate_settings", "open_trials"]
 
 # The fewest optimizer steps of a trial from which its learning can be told at all.
 FEWEST_STEPS = 8
-# The smallest global batch to try: below it, hardly any device is faster for having less to do.
-FEWEST_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -234,7 +233,7 @@ def open_trials(
             in_place, validation = opened[0]
             _refuse_other_validations(trainer, placement.batching)
             data, layout = EpochData.least(peers.gather(in_place.data)), in_place.layout
-            layouts = _Layouts(trainer, layout, found, data)
+            layouts = TrialLayouts(trainer, layout, found, data)
             horizon = horizon_of(trainer, layout, data)
             budget = _budget(settings, horizon, layout)
             marks = sample_marks(budget, layout.global_batch_size, validation)
@@ -311,42 +310,3 @@ def _rule(learning_rate: LearningRate, settings: TrialSettings) -> tuple[Rule, s
         "the learning rate less than the linear one. Choose with scaling_rule=..."
     )
     return found.rule, "" if found.known else unknown
-
-
-class _Layouts:
-    """Which global batches a trial can have, and how each is laid out."""
-
-    def __init__(self, trainer: Trainer, own: BatchLayout, found: FindResult, data: EpochData) -> None:
-        self._own = own
-        self._fits = found.batch_size
-        self._manual = not trainer.lightning_module.automatic_optimization
-        self._trouble = last_batch_trouble(trainer, "fit", data)
-        self._pair = data.smallest_pair
-        self._limit = limit_of(trainer, "fit")
-
-    @property
-    def largest(self) -> int:
-        """Beyond what fits, accumulation would add nothing but waiting."""
-        return self._fits * self._own.world
-
-    @property
-    def smallest(self) -> int:
-        """The user's own, halved while the processes can share it, down to a few samples; BatchNorm may refuse one."""
-        share = self._own.global_batch_size // self._own.world
-        least = max(self._pair, FEWEST_SAMPLES // self._own.world)
-        while share % 2 == 0 and share // 2 >= least:
-            share //= 2
-        return share * self._own.world
-
-    def layout(self, global_batch_size: int) -> BatchLayout:
-        """The user's own layout for the user's own batch, else that with the largest micro-batch that fits."""
-        own = self._own
-        if global_batch_size == own.global_batch_size:
-            return own
-        share = global_batch_size // own.world
-        if self._manual:  # the user's code steps its optimizers itself, and accumulates or not
-            return BatchLayout(share, own.accumulate, own.world)
-        sizes = [micro for micro in possible_micro_batches(global_batch_size, own.world) if micro <= self._fits]
-        safe = [micro for micro in sizes if self._trouble is None or not self._trouble.at(micro)]
-        micro = max(safe or sizes)
-        return BatchLayout(micro, share // micro, own.world)
