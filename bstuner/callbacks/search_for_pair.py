@@ -167,6 +167,7 @@ class SearchForPair:
 
     def _facts(self) -> StudyFacts:
         lowest, highest = self._space.lr_range
+        module = self._trainer.lightning_module
         return StudyFacts(
             gpu_name=self._found.device,
             gpu_memory_gib=self._found.capacity_bytes / 2**30,
@@ -184,6 +185,8 @@ class SearchForPair:
             log2_batch_ratio_high=self._space.high,
             base_lr_low=lowest,
             base_lr_high=highest,
+            model=type(module).__name__,
+            parameters=sum(weight.numel() for weight in module.parameters() if weight.requires_grad),
         )
 
     def warmup_of_the_fit(self, lr: float) -> WarmupChoice | None:

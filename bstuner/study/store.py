@@ -57,6 +57,8 @@ class StudyFacts:
         log2_batch_ratio_high: The largest, likewise.
         base_lr_low: The lowest learning rate searched, at the reference batch size.
         base_lr_high: The highest, likewise.
+        model: The class of the model; empty where that is not told.
+        parameters: How many numbers it trains; 0 where that is not told.
     """
 
     gpu_name: str
@@ -75,6 +77,8 @@ class StudyFacts:
     log2_batch_ratio_high: int
     base_lr_low: float
     base_lr_high: float
+    model: str = ""
+    parameters: int = 0
 
     @property
     def metric_names(self) -> list[str]:

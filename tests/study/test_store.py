@@ -283,3 +283,11 @@ def test_a_database_of_another_program_keeps_its_tables() -> None:
     assert connection.execute("SELECT x FROM mine").fetchall() == [(7,)]
     connection.close()
     study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def test_a_study_of_another_model_is_refused() -> None:
+    storage = InMemoryStorage()
+    open_study(storage, "mine", replace(FACTS, model="GPT", parameters=1000))
+    open_study(storage, "mine", replace(FACTS, model="GPT", parameters=1000))
+    with pytest.raises(StudyMismatch, match="parameters"):
+        open_study(storage, "mine", replace(FACTS, model="GPT", parameters=2000))
