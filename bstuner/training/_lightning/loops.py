@@ -1,0 +1,123 @@
+"""Loops: fresh ones for a probe or a trial, how long the user's are, and how a run ends early.
+
+A probe never borrows the user's loops. It gets loops of its own, made fresh, and the user's stay aside untouched, so
+there is no progress, no metric and no loader state to put back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.prediction_loop import _PredictionLoop
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.exceptions import _TunerExitException
+
+from bstuner.training._lightning.processes import spawns_processes
+
+__all__ = [
+    "EVALUATION_LOOPS",
+    "end_run_early",
+    "install_evaluation_loop",
+    "install_fit_loop",
+    "install_trial_loop",
+    "log_step",
+    "set_epoch_length",
+    "set_step_limits",
+    "validates_by_time",
+]
+
+EVALUATION_LOOPS = {"validate": "validate_loop", "test": "test_loop", "predict": "predict_loop"}
+
+
+def install_fit_loop(
+    trainer: Trainer, train_batches: CombinedLoader, val_batches: CombinedLoader | None, epoch: int
+) -> None:
+    """Give the Trainer a fresh fit loop that reads these batches; the caller puts the user's loop back."""
+    unlimited = trainer.max_epochs in (None, -1)
+    loop = _FitLoop(trainer, max_epochs=-1 if unlimited else max(trainer.max_epochs or 0, epoch + 1))
+    # In the middle of a fit, callbacks that unfreeze layers at an epoch must see that epoch.
+    loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = epoch
+    loop._data_source.instance = train_batches
+    loop.epoch_loop.val_loop._data_source.instance = [] if val_batches is None else val_batches
+    trainer.fit_loop = loop
+    _quieten(trainer)
+
+
+def install_trial_loop(trainer: Trainer) -> None:
+    """Give the Trainer a fresh fit loop that reads the user's own loaders; the caller puts the user's loop back."""
+    users = trainer.fit_loop
+    loop = _FitLoop(trainer, min_epochs=users.min_epochs, max_epochs=users.max_epochs)
+    set_step_limits(loop, users.max_steps, users.min_steps)
+    loop._data_source = users._data_source
+    loop.epoch_loop.val_loop._data_source = users.epoch_loop.val_loop._data_source
+    trainer.fit_loop = loop
+    _quieten(trainer)
+
+
+def install_evaluation_loop(trainer: Trainer, stage: str, batches: CombinedLoader) -> Any:
+    """Give the Trainer a fresh loop for "validate", "test" or "predict" that reads these batches."""
+    users = getattr(trainer, EVALUATION_LOOPS[stage])
+    loop: Any
+    if stage == "predict":
+        loop = _PredictionLoop(trainer, inference_mode=users.inference_mode)
+    else:
+        # _trainer_fn, _stage: what makes an evaluation loop one of validation or of testing.
+        loop = _EvaluationLoop(
+            trainer, users._trainer_fn, users._stage, verbose=False, inference_mode=users.inference_mode
+        )
+    loop._data_source.instance = batches
+    setattr(trainer, EVALUATION_LOOPS[stage], loop)
+    _quieten(trainer)
+    return loop
+
+
+def _quieten(trainer: Trainer) -> None:
+    # _logger_connector holds the metrics logged so far: a probe logs into one of its own.
+    trainer._logger_connector = _LoggerConnector(trainer)
+    # _val_check_time_interval: a validation by wall clock would fire in the middle of a probe.
+    trainer._val_check_time_interval = None
+    trainer.profiler = PassThroughProfiler()
+
+
+def set_step_limits(loop: _FitLoop, max_steps: int, min_steps: int | None) -> None:
+    """Set after how many optimizer steps a fit ends, and before how many it does not."""
+    # The Trainer's own max_steps and min_steps only read these.
+    loop.epoch_loop.max_steps, loop.epoch_loop.min_steps = max_steps, min_steps
+
+
+def set_epoch_length(trainer: Trainer, batches: int) -> None:
+    """Tell the fit how many batches the epoch has that is about to start."""
+    loop = trainer.fit_loop
+    # limits: those of the epoch before would end this one. max_batches: by it Lightning knows the last batch, and the
+    # progress bar its total.
+    assert loop._combined_loader is not None
+    loop._combined_loader.limits = [batches]
+    loop.max_batches = batches
+
+
+def validates_by_time(trainer: Trainer) -> bool:
+    """Whether the fit validates by the clock, not by batches."""
+    return trainer._val_check_time_interval is not None  # kept nowhere public
+
+
+def log_step(trainer: Trainer) -> int:
+    """The step by which Lightning's own loggers and monitors count."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped  # kept nowhere public
+
+
+def end_run_early(trainer: Trainer) -> None:
+    """End the running fit, validate, test or predict cleanly, as Lightning's own Tuner does."""
+    if not spawns_processes(trainer):
+        # The only exception that Trainer's entry points take as a normal end.
+        raise _TunerExitException
+    # A spawned process cannot hand that on; there the run goes on, with nothing to do.
+    trainer.limit_train_batches = trainer.num_sanity_val_steps = 0
+    if trainer.state.fn != "fit":
+        loop = getattr(trainer, EVALUATION_LOOPS[str(trainer.state.fn.value)])  # type: ignore[union-attr]  # it is on
+        loop.max_batches[:] = [0] * len(loop.max_batches)
+        loop.reset()

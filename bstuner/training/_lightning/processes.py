@@ -1,0 +1,99 @@
+"""Processes: those that Lightning starts for a run, and how they start, speak and end."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+
+__all__ = [
+    "end_processes",
+    "has_communication_hook",
+    "launch",
+    "leave_launcher",
+    "processes_started_with",
+    "spawns_processes",
+]
+
+
+def spawns_processes(trainer: Trainer) -> bool:
+    """Whether the run is in processes that Lightning has spawned or forked from the one that called it."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def launch(trainer: Trainer, function: Callable[..., Any], *args: Any) -> Any:
+    """Run a function in the processes that the Trainer's strategy spawns or forks, and return rank 0's result."""
+    # Without trainer=, the launcher returns the result as it is, and does not count this as the one fit it allows.
+    return trainer.strategy.launcher.launch(function, *args)  # type: ignore[union-attr]  # there is one where asked
+
+
+def leave_launcher(trainer: Trainer) -> None:
+    """Have a Trainer, in a process that a launcher has made, run in this process."""
+    # _launcher: with one, the Trainer's methods would make more processes.
+    trainer.strategy._launcher = None
+
+
+def end_processes(trainer: Trainer, patience: float = 10.0) -> None:
+    """See that none of the processes that Lightning has made for a Trainer is left, after some seconds.
+
+    Its observer, which kills this process once it sees that another one has failed, is not to interfere.
+    """
+    # procs: of the launchers that make processes, each by another class; kept nowhere public. The observer of the
+    # subprocess launcher reads the same list: it is emptied, and the observer takes that for the end of the run.
+    launched = getattr(trainer.strategy.launcher, "procs", [])
+    processes, launched[:] = list(launched), []
+    end = time.monotonic() + patience
+    for process in processes:
+        _wait(process, max(0.0, end - time.monotonic()))
+
+
+def _wait(process: BaseProcess | subprocess.Popen[bytes], seconds: float) -> None:
+    if isinstance(process, subprocess.Popen):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return
+        process.kill()
+        process.wait()
+    else:
+        process.join(seconds)
+        process.kill()
+        process.join()
+
+
+@contextlib.contextmanager
+def processes_started_with(command: Sequence[str]) -> Iterator[None]:
+    """Have Lightning start the processes of further ranks by a command, followed by the script's own arguments.
+
+    Otherwise they would run the script as it is.
+    """
+    # _basic_subprocess_cmd, _hydra_subprocess_cmd: nothing public says how these processes are started. Replaced in
+    # the module of the launcher, which has imported them by name.
+    basic, hydra = subprocess_script._basic_subprocess_cmd, subprocess_script._hydra_subprocess_cmd
+
+    def own(original: Sequence[str]) -> list[str]:
+        return [*command, *original[2:]]  # without the interpreter and the script
+
+    def own_hydra(local_rank: int) -> tuple[list[str], str]:
+        original, folder = hydra(local_rank)
+        return own(original), folder
+
+    subprocess_script._basic_subprocess_cmd = lambda: own(basic())
+    subprocess_script._hydra_subprocess_cmd = own_hydra
+    try:
+        yield
+    finally:
+        subprocess_script._basic_subprocess_cmd, subprocess_script._hydra_subprocess_cmd = basic, hydra
+
+
+def has_communication_hook(strategy: DDPStrategy) -> bool:
+    """Whether DistributedDataParallel has a communication hook of the user's, and so takes no other."""
+    # _ddp_comm_hook: kept nowhere public; _register_ddp_hooks() passes it over where the device is no GPU.
+    return strategy._ddp_comm_hook is not None and strategy.root_device.type == "cuda"

@@ -1,0 +1,73 @@
+"""What Lightning leaves out when it resumes a fit, done all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.evaluation_loop import RestartStage
+from torch import Tensor
+
+__all__ = ["begin_epoch_in_full", "end_epoch_in_full", "go_on_after_batch", "restore_metrics"]
+
+
+def begin_epoch_in_full(trainer: Trainer) -> None:
+    """Have a fit that was resumed between two epochs begin the next one as if it had not been interrupted.
+
+    Otherwise Lightning goes on with the iterator that it made before the random generators were put back; a scheduler
+    that waits for a metric misses that of the epoch before; and with max_steps, the epoch is taken for one that is in
+    progress, and ends without a batch.
+
+    Args:
+        trainer: a Trainer in `on_train_start`, with the metrics of the epoch before.
+
+    """
+    loop, inner = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    for each in (loop, inner, inner.val_loop):
+        each._restarting = False  # past the setter, which sets it again where there are max_steps
+        each.reset_restart_stage()
+    loop._resuming_from_checkpoint = False
+    # Lightning does this last of all in an epoch, while it still counts as the current one.
+    loop.epoch_progress.current.completed = loop.epoch_progress.current.processed - 1
+    inner.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+    for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
+        progress.completed = progress.processed
+
+
+def go_on_after_batch(trainer: Trainer) -> None:
+    """Have a fit that was resumed in an epoch step the schedulers that wait for a metric at its end.
+
+    Lightning leaves that out, since its checkpoints hold no metrics.
+    """
+    trainer.fit_loop._restarting = False  # of this loop alone: those inside it go on as resumed
+
+
+def end_epoch_in_full(trainer: Trainer, epoch: int, *, validate: bool) -> None:
+    """Have a fit that was resumed after a batch do all that was to follow that batch.
+
+    Otherwise Lightning leaves out the validation that was due, and after the last batch of an epoch its hooks too.
+
+    Args:
+        trainer: a Trainer in `on_train_start`.
+        epoch: the epoch of the batch.
+        validate: whether the validation is still to come.
+
+    """
+    loop, inner = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    for batches in (inner.batch_progress.current, inner.batch_progress.total):
+        batches.completed = batches.ready
+    loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = epoch
+    total = loop.epoch_progress.total
+    total.processed = total.completed = total.ready - 1
+    inner.reset_restart_stage()
+    inner._restarting = True
+    inner.val_loop._restarting = False
+    if validate:
+        inner.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+        inner._batches_that_stepped -= 1  # counted after the validation
+
+
+def restore_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+    """Put back the metrics that callbacks and schedulers read, as `trainer.callback_metrics` had them."""
+    # _callback_metrics: what is logged adds to it; the public dict is this one.
+    trainer._logger_connector._callback_metrics.update(metrics)
