@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
 import zoo
+from browser import Browser, chromium
 
 # Several test processes share the cores: one thread each is fastest, and sums come out in one order.
 torch.set_num_threads(1)
@@ -26,3 +28,10 @@ def _own_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test runs in a folder of its own, because Lightning writes into the current one, and with empty notes."""
     zoo.NOTES.clear()
     monkeypatch.chdir(tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests of a process that need one."""
+    with chromium() as browser:
+        yield browser
