@@ -15,7 +15,7 @@ PINS = pyproject.toml $(CONSTRAINTS)
 INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	$(BIN)/python -m pip install --quiet --editable
 
-.PHONY: help demo demo-tune test lint bench clean
+.PHONY: help demo demo-tune test lint docs bench clean
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -35,13 +35,17 @@ lint: .venv/.lint  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/.docs  ## build the documentation in docs/_build/html; needs Python 3.11 or newer
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "The documentation is in docs/_build/html/index.html"
+
 bench: .venv/.examples  ## measure the searches: beside Lightning's own finder, and before and after tuning
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/find_vs_lightning.py
 	$(BIN)/python benchmarks/tune_real.py
 
 clean:  ## remove .venv, caches and what runs leave behind
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
+	rm -rf .venv build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
 	rm -f bstuner-result.json bstuner-overlay.yaml bstuner-study.log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -56,6 +60,10 @@ clean:  ## remove .venv, caches and what runs leave behind
 
 .venv/.lint: .venv/.made $(PINS)
 	$(INSTALL) '.[lint]'
+	@touch $@
+
+.venv/.docs: .venv/.made $(PINS)
+	$(INSTALL) '.[docs]'
 	@touch $@
 
 .venv/.made:

@@ -112,7 +112,7 @@ class FindResult:
 
     @property
     def global_batch_size(self) -> int:
-        """Samples per optimizer step: micro-batch size x accumulation x world size."""
+        """Samples per optimizer step, which is micro-batch size x accumulation x world size."""
         return self.layout.global_batch_size
 
     @property

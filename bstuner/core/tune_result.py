@@ -116,17 +116,17 @@ class TuneResult:
 
     @property
     def answer(self) -> TrialSummary:
-        """The settings to train with: the best, unless its win did not hold on another seed; then the user's own."""
+        """The settings to train with, the best or, where its win did not hold on another seed, the user's own."""
         return self.baseline if self.confirmed is False else self.best
 
     @property
     def batch_size(self) -> int:
-        """Of the answer: samples per device and forward pass."""
+        """Samples per device and forward pass of the answer."""
         return self.answer.batch_size
 
     @property
     def lr(self) -> float:
-        """Of the answer: the learning rate."""
+        """The learning rate of the answer."""
         return self.answer.lr
 
     def with_settings(self, changed: Sequence[str], warnings: Sequence[str]) -> TuneResult:
