@@ -18,6 +18,7 @@ BstunerError
 ├── PeersDiverged           the processes of the run do not run the same steps
 ├── StorageUnusable         the storage of a study cannot be reached, read or written
 ├── StudyMismatch           a study of that name exists, made on another device or for other settings
+├── StudyMissing            there is no study of that name, or none at all
 └── ScriptError             a script run by the command line did not do what the command needs
 """
 
@@ -42,6 +43,7 @@ __all__ = [
     "StorageUnusable",
     "StoredSizeTooLarge",
     "StudyMismatch",
+    "StudyMissing",
     "UnsupportedStrategy",
 ]
 
@@ -116,6 +118,10 @@ class StorageUnusable(BstunerError):
 
 class StudyMismatch(BstunerError):
     """A study of that name exists, made on another device or for other settings."""
+
+
+class StudyMissing(BstunerError):
+    """There is no study of that name, or none that bstuner made."""
 
 
 class ScriptError(BstunerError):

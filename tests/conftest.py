@@ -9,6 +9,7 @@ import pytest
 import torch
 import zoo
 from browser import Browser, chromium
+from postgres import Server, postgresql_server
 
 # Several test processes share the cores: one thread each is fastest, and sums come out in one order.
 torch.set_num_threads(1)
@@ -35,3 +36,10 @@ def browser() -> Iterator[Browser]:
     """One Chromium for all tests of a process that need one."""
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """One PostgreSQL server for all tests of a process that need one."""
+    with postgresql_server() as server:
+        yield server

@@ -37,22 +37,28 @@ _SQLITE_PATIENCE = 60.0
 _LOCK_PATIENCE = 10
 
 
-def open_storage(storage: Storage) -> BaseStorage:
+def open_storage(storage: Storage, *, new: bool = True) -> BaseStorage:
     """Open the storage of a study, and make what it needs where it is new.
 
     Args:
         storage: A path that ends in `.log`, for a journal file; an Optuna URL, for a database; an Optuna storage, which
             is returned as it is; None for the journal file `bstuner-study.log` in the current folder.
+        new: Whether it may be new. If not, nothing is made where there is none.
 
     Raises:
         InvalidSetting: It is none of these.
-        StorageUnusable: The database cannot be reached, or the file cannot be used, or it is one of another kind.
+        StorageUnusable: The database cannot be reached, or the file cannot be used, or it is one of another kind, or
+            there is none and it may not be new.
     """
     if isinstance(storage, BaseStorage):
         return storage
     place = _place(storage)
+    if not new and (file := _file_of(place)) and not file.exists():
+        raise StorageUnusable(
+            f"storage: expected a file with studies, found none at {file}. Tune first, or name where the studies are."
+        )
     with storage_trouble(place):
-        return _open_database(place) if isinstance(place, URL) else _open_journal(place)
+        return _open_database(place, new) if isinstance(place, URL) else _open_journal(place)
 
 
 def storage_in_words(storage: Storage | Study) -> str:
@@ -114,6 +120,14 @@ def _place(storage: str | os.PathLike[str] | None) -> URL | Path:
     ) from None
 
 
+def _file_of(place: URL | Path) -> Path | None:
+    """The file that holds everything; None for the database of a server."""
+    if isinstance(place, Path):
+        return place
+    in_file = place.get_backend_name() == "sqlite" and place.database not in (None, "", ":memory:")
+    return Path(str(place.database)).absolute() if in_file else None
+
+
 def _shown(place: URL | Path) -> str:
     if isinstance(place, Path):
         return str(place)
@@ -153,15 +167,19 @@ def _is_entry(line: bytes) -> bool:
     return isinstance(entry, dict) and "op_code" in entry
 
 
-def _open_database(url: URL) -> BaseStorage:
-    """Open a database, and make Optuna's tables where there are none."""
+def _open_database(url: URL, new: bool) -> BaseStorage:
+    """Open a database, and make Optuna's tables where there are none and it may be new."""
     if url.drivername == "postgresql":  # SQLAlchemy then takes psycopg2 up to 2.0 and psycopg from 2.1, here or not
         driver = next(filter(find_spec, ("psycopg2", "psycopg")), None)
         url = url.set(drivername=f"postgresql+{driver}") if driver else url
     options: dict[str, Any] = {"pool_pre_ping": True}  # a connection that was dropped during a long trial is replaced
     if url.get_backend_name() == "sqlite":
         options = {"connect_args": {"timeout": _SQLITE_PATIENCE}}
-    _try_to_reach(url, options)
+    if "studies" not in _tables(url, options) and not new:
+        raise StorageUnusable(
+            f"storage: expected a database with studies, found none in {_shown(url)}. "
+            "Tune first, or name where the studies are."
+        )
     for left in reversed(range(_TRIES)):
         try:
             storage = RDBStorage(url.render_as_string(hide_password=False), dict(options))
@@ -170,13 +188,13 @@ def _open_database(url: URL) -> BaseStorage:
             if not left:
                 raise
             time.sleep(random.uniform(0.05, 0.3))
-    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+    if _file_of(url):
         _lock_from_the_start(storage.engine)
     return storage
 
 
-def _try_to_reach(url: URL, options: dict[str, Any]) -> None:
-    """Read the names of the tables, so that what is no such database is not tried again and again."""
+def _tables(url: URL, options: dict[str, Any]) -> list[str]:
+    """The names of the tables. This comes first, so that what is no such database is not tried again and again."""
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError as error:
@@ -191,7 +209,7 @@ def _try_to_reach(url: URL, options: dict[str, Any]) -> None:
             f"To have it: {extra}."
         ) from error
     try:
-        inspect(engine).get_table_names()
+        return inspect(engine).get_table_names()
     finally:
         engine.dispose()
 

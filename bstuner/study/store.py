@@ -15,7 +15,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
+from optuna.study import StudyDirection, StudySummary
 
 from bstuner.core.scaling import Rule
 from bstuner.core.trial import Mode
@@ -24,7 +24,7 @@ from bstuner.errors import StudyMismatch
 from bstuner.study.objective import directions
 from bstuner.study.storage import DEFAULT_FILE, Storage, open_storage, storage_in_words, storage_trouble
 
-__all__ = ["DEFAULT_FILE", "StudyFacts", "open_study", "storage_in_words"]
+__all__ = ["DEFAULT_FILE", "StudyFacts", "is_ours", "open_study", "storage_in_words"]
 
 # The last attribute that is written when a study is made: where it is, the others are.
 _LAST = "bstuner_version"
@@ -134,6 +134,11 @@ def open_study(
     return study
 
 
+def is_ours(study: Study | StudySummary) -> bool:
+    """Whether bstuner has written all that a study stands for."""
+    return _LAST in study.user_attrs
+
+
 def _make_or_load(
     backend: BaseStorage, study_name: str, facts: StudyFacts, sampler: BaseSampler | None, pruner: BasePruner | None
 ) -> Study:
@@ -144,9 +149,9 @@ def _make_or_load(
     except DuplicatedStudyError:
         study = optuna.load_study(storage=backend, study_name=study_name, sampler=sampler, pruner=pruner)
         give_up = time.monotonic() + _FACTS_WAIT
-        while _LAST not in study.user_attrs and time.monotonic() < give_up:
+        while not is_ours(study) and time.monotonic() < give_up:
             time.sleep(0.1)
-        if _LAST not in study.user_attrs and study.get_trials(deepcopy=False):
+        if not is_ours(study) and study.get_trials(deepcopy=False):
             raise StudyMismatch(
                 f"study_name: expected a new study or one that bstuner made, found {study_name!r} in "
                 f"{storage_in_words(backend)} with trials of another origin. Choose another study_name."
@@ -173,11 +178,11 @@ def _check_directions(study: Study, facts: StudyFacts) -> None:
 
 def _bind(study: Study, facts: StudyFacts) -> None:
     """Compare what a study stands for with what it is to stand for, or write it where nobody has."""
-    known = study.user_attrs
-    if _LAST not in known:
+    if not is_ours(study):
         _check_directions(study, facts)
         _write(study, facts)
         return
+    known = study.user_attrs
     wanted = asdict(facts)
     differences = [
         f"{name}: expected {known.get(name)!r}, found {wanted[name]!r}"

@@ -6,13 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 from crew import Crew
-from postgres import Server, postgresql_server
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    with postgresql_server() as server:
-        yield server
 
 
 @pytest.fixture
