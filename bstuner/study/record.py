@@ -46,6 +46,7 @@ def write_summary(trial: Trial, run: TrialRun, summary: TrialSummary, capacity_b
     """Keep how a trial went: numbers where a dashboard can plot them, and all that a result is rebuilt from."""
     peak = None if run.peak_bytes is None else run.peak_bytes / GIB
     capacity = None if capacity_bytes is None else capacity_bytes / GIB
+    oom = run.ending == "out of memory"
     attributes = {
         "batch_size": summary.batch_size,
         "accumulate_grad_batches": summary.accumulate_grad_batches,
@@ -58,7 +59,9 @@ def write_summary(trial: Trial, run: TrialRun, summary: TrialSummary, capacity_b
         "metric": summary.metric,
         "peak_memory_gib": peak,
         "memory_headroom_gib": None if peak is None or capacity is None else capacity - peak,
-        "oom": int(run.ending == "out of memory"),
+        "oom": int(oom),
+        # What Optuna's own constraint says below: dashboards do not show that, and only numbers are their axes.
+        "feasible": int(not oom and (peak is None or capacity is None or peak <= capacity)),
         "outcome": _OUTCOMES.get(summary.verdict, "ok"),
         "verdict": summary.verdict,
         "reason": summary.reason,

@@ -24,10 +24,14 @@ class Reporter:
         marks: The samples at which each trial is validated.
         objective: What the study optimizes; with two objectives nothing is reported.
         mode: "min" where less of the metric is better, "max" where more is.
+        prunes: Whether the pruner may stop this trial.
     """
 
-    def __init__(self, trial: Trial, marks: Sequence[int], objective: Objective, mode: Mode) -> None:
+    def __init__(
+        self, trial: Trial, marks: Sequence[int], objective: Objective, mode: Mode, *, prunes: bool = True
+    ) -> None:
         self.pruned = False
+        self._prunes = prunes
         self._trial = trial
         self._marks = marks
         self._reports = objective != "both"
@@ -35,12 +39,17 @@ class Reporter:
         self._sign = -1 if objective == "time" and mode == "max" else 1
         self._last = 0
 
-    def report(self, mark: Mark) -> bool:
-        """Report a validation; False where the pruner stops the trial."""
+    def report(self, mark: Mark, goes_on: bool = True) -> bool:
+        """Report a validation; False where the trial is to stop.
+
+        Args:
+            mark: The validation.
+            goes_on: Whether the trial would go on. If not, its end is reported, and the pruner is not asked.
+        """
         passed = bisect_right(self._marks, mark.samples)
         if not self._reports or passed <= self._last:
-            return True
+            return goes_on
         self._last = passed
         self._trial.report(self._sign * mark.metric, step=self._marks[passed - 1])
-        self.pruned = self._trial.should_prune()
-        return not self.pruned
+        self.pruned = goes_on and self._prunes and self._trial.should_prune()
+        return goes_on and not self.pruned

@@ -195,7 +195,7 @@ class _Search:
                 self._fail(trial, f"trial {other.number} is the baseline already")
                 return
         judge = BaselineJudge(self.settings.objective, self.settings.mode)
-        run = self._watched(trial, judge)
+        run = self._watched(trial, judge, self._reporter(trial, prunes=False))
         check_baseline(run, self.settings, self.runner.budget)
         self._tell(trial, run, judge.judge(run))
 
@@ -209,7 +209,7 @@ class _Search:
             if objective == "time"
             else QualityJudge(objective, view.target, mode, view.best)
         )
-        reporter = Reporter(trial, self.runner.marks, objective, mode)
+        reporter = self._reporter(trial)
         run = self._watched(trial, judge, reporter)
         if run.ending in ("out of memory", "not finite"):
             judgement = Judgement(run.ending)
@@ -221,7 +221,10 @@ class _Search:
             judgement = judge.judge(run)
         self._tell(trial, run, judgement)
 
-    def _watched(self, trial: Trial, judge: Judge, reporter: Reporter | None = None) -> TrialRun:
+    def _reporter(self, trial: Trial, *, prunes: bool = True) -> Reporter:
+        return Reporter(trial, self.runner.marks, self.settings.objective, self.settings.mode, prunes=prunes)
+
+    def _watched(self, trial: Trial, judge: Judge, reporter: Reporter) -> TrialRun:
         """Run a trial under the eyes of its judge, of the pruner and of the observer."""
         role = role_of(trial)
         request = self.space.request(trial.params)
@@ -231,8 +234,7 @@ class _Search:
 
         def watch(mark: Mark) -> bool:
             self.observer.trial_marked(mark)
-            goes_on = judge.watch(mark)
-            return goes_on and (reporter is None or reporter.report(mark))
+            return reporter.report(mark, goes_on=judge.watch(mark))
 
         return self.runner.run(request, watch)
 

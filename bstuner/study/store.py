@@ -212,7 +212,7 @@ def _write(study: Study, facts: StudyFacts) -> None:
     attributes = {
         **asdict(facts),
         "budget_unit": "samples",
-        "step_unit": "validation of the trial, at the same samples in every trial",
+        "step_unit": "samples",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         _LAST: version("bstuner"),
     }

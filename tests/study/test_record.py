@@ -47,11 +47,23 @@ def test_a_dashboard_finds_numbers_for_every_trial() -> None:
         attrs = trial.user_attrs
         for name in ("batch_size", "accumulate_grad_batches", "effective_batch_size", "lr", "samples_per_second",
                      "steps", "samples_seen", "seconds_trained", "peak_memory_gib", "memory_headroom_gib", "oom",
-                     "metric"):  # fmt: skip
+                     "feasible", "metric"):  # fmt: skip
             assert type(attrs[name]) in (int, float), name
         assert attrs["peak_memory_gib"] + attrs["memory_headroom_gib"] == 2.0
         assert trial.constraints == {"memory_gib": -attrs["memory_headroom_gib"]}
         assert attrs["outcome"] in ("ok", "pruned")
+
+
+@pytest.mark.parametrize("capacity", [2**30 + 2**20 * 100, None])
+def test_whether_a_trial_fits_is_told_as_a_number(capacity: int | None) -> None:
+    study = new_study()
+    runner = FormulaRunner(ends=lambda request: "out of memory" if request.global_batch_size > 128 else "finished")
+
+    search(runner, study, n_trials=12, patience=None, confirm=False, capacity_bytes=capacity)
+
+    sizes = {trial.user_attrs["effective_batch_size"]: trial.user_attrs["feasible"] for trial in study.trials}
+    assert max(sizes) == 256
+    assert sizes == {size: int(size <= 128 and (capacity is None or size <= 100)) for size in sizes}
 
 
 def test_trials_that_reached_the_target_tell_when() -> None:

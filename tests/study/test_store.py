@@ -59,8 +59,7 @@ def test_a_journal_stays_where_it_was_when_training_changes_the_folder(
 def test_a_study_keeps_what_it_stands_for() -> None:
     kept = open_study(InMemoryStorage(), "digits", FACTS).user_attrs
     assert asdict(FACTS).items() <= kept.items()
-    assert kept["budget_unit"] == "samples"
-    assert kept["step_unit"]
+    assert (kept["budget_unit"], kept["step_unit"]) == ("samples", "samples")
     assert kept["bstuner_version"]
     assert kept["versions"]["optuna"] == optuna.__version__
     assert {"python", "torch", "lightning"} <= kept["versions"].keys()

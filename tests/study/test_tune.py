@@ -422,6 +422,35 @@ def test_a_pruner_hears_of_the_shared_marks_in_the_studys_direction(mode: Any, s
     assert pruner.values[1][runner.marks[1]] == sign * runner.metric(runner.requests[1], runner.marks[1])
 
 
+def test_a_pruner_has_no_say_over_the_baseline_nor_over_a_trial_that_has_arrived() -> None:
+    runner, study = FormulaRunner(), new_study()
+    settings = TuneSettings("val_loss", n_trials=5, seed=1, patience=None, confirm=False)
+    first = tune(runner, SPACE, settings, study, clock=lambda: 0.0)
+    arrived = study.trials[first.best.number].last_step
+
+    class StopsThere(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return trial.number == 0 or trial.last_step == arrived
+
+    again = tune(FormulaRunner(), SPACE, settings, new_study(), pruner=StopsThere(), clock=lambda: 0.0)
+
+    assert (again.baseline.verdict, again.best.number) == ("baseline", first.best.number)
+
+
+@pytest.mark.parametrize(
+    ("objective", "mode"), [("time", "min"), ("time", "max"), ("metric", "min"), ("metric", "max")]
+)
+def test_every_trial_reports_its_whole_curve_the_baseline_too(objective: Any, mode: Any) -> None:
+    runner, study = FormulaRunner(mode=mode), new_study(objective, mode)
+
+    result = search(runner, study, objective=objective, n_trials=6, confirm=False)
+
+    sign = -1 if (objective, mode) == ("time", "max") else 1
+    for trial, summary in zip(study.trials, result.trials, strict=True):
+        assert list(trial.intermediate_values) == list(runner.marks[: len(summary.curve)])
+        assert list(trial.intermediate_values.values()) == [sign * mark.metric for mark in summary.curve]
+
+
 def test_a_pruner_is_refused_with_two_objectives() -> None:
     settings = TuneSettings("val_loss", objective="both")
 
