@@ -18,10 +18,10 @@ from bstuner.core.result import FindResult
 from bstuner.core.tune_result import TuneResult
 from bstuner.errors import InvalidSetting
 from bstuner.training._lightning import spawns_processes
-from bstuner.training.growth_plan import RunPlan
 from bstuner.training.placement import Placement
 from bstuner.training.random_state import RandomState
 from bstuner.training.rehearsal import OwnCallback
+from bstuner.training.run_plan import RunPlan
 from bstuner.training.settings_in_place import TunedPlacement
 from bstuner.training.snapshot import Snapshot
 from bstuner.training.spawned import in_processes

@@ -10,19 +10,22 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from bstuner.callbacks.finder import EXIT_INTERRUPTED, BatchSizeFinder
 from bstuner.callbacks.mailbox import Mailbox
+from bstuner.core.checks import check, is_whole
 from bstuner.core.growth import Rounding
-from bstuner.core.plan_text import format_plan, parse_plan
+from bstuner.core.growth_settings import GrowthSettings
 from bstuner.core.scaling import Rule
 from bstuner.device.limit import parse_bytes
-from bstuner.errors import InvalidSetting, SettingRefused
+from bstuner.errors import SettingRefused
 from bstuner.report.live import SearchDisplay, shows_progress
 from bstuner.training._lightning import end_run_early, log_step, spawns_processes
 from bstuner.training.find import find_largest
-from bstuner.training.growth_plan import GrowthPlanner, GrowthSettings, RunPlan
+from bstuner.training.growing_fit import GrowingFit
+from bstuner.training.growth_plan import GrowthPlanner
 from bstuner.training.lr_at_step import lr_at_last_step
 from bstuner.training.placement import plans_accumulation
-from bstuner.training.planned_fit import PlannedFit, facts_of
+from bstuner.training.planned_fit import PlannedFit
 from bstuner.training.rehearsal import OwnCallback
+from bstuner.training.run_plan import RunPlan
 from bstuner.training.session import FindSettings
 from bstuner.training.strategy import refuse_unsupported
 from bstuner.training.streamed_fit import StreamedFit
@@ -93,16 +96,9 @@ class BatchSizeScheduler(OwnCallback):
         memory_limit: int | str | None = None,
         probe_with: int | Callable[[Any], Any] | None = None,
     ) -> None:
-        _check_text(plan)
-        rules = ("auto", "linear", "sqrt", "none") if plan is not None else ("auto", "linear", "sqrt")
-        _check(rule in rules, "rule", " or ".join(map(repr, rules)), rule)
-        _check(rounding in ("power", "nearest", "integer"), "rounding", "'power', 'nearest' or 'integer'", rounding)
-        for name, value in (("max_batch_size", max_batch_size), ("max_accumulate", max_accumulate), ("fits", fits)):
-            fine = _is_whole(value) or (value is None and name != "max_accumulate")
-            _check(fine, name, "a whole number of at least 1", value)
-        _check(plan is None or max_batch_size is None, "max_batch_size", "None beside a written plan", max_batch_size)
-        _check(isinstance(margin, (int, float)) and 0 <= margin < 1, "margin", "a share from 0 up to 1", margin)
         self.settings = GrowthSettings(plan, rule, rounding, max_batch_size, max_accumulate)
+        check(fits is None or is_whole(fits), "fits", "None or a whole number of at least 1", fits)
+        check(isinstance(margin, (int, float)) and 0 <= margin < 1, "margin", "a share from 0 up to 1", margin)
         self._fits = fits
         self._find = FindSettings(
             batch_arg_name=batch_arg_name,
@@ -113,7 +109,7 @@ class BatchSizeScheduler(OwnCallback):
         )
         self.search_only = False
         self._plan: RunPlan | None = None
-        self._fit: PlannedFit | None = None
+        self._fit: GrowingFit | None = None
         self._mailbox = Mailbox()
         self._resumed: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
@@ -153,15 +149,16 @@ class BatchSizeScheduler(OwnCallback):
         if self.search_only:
             end_run_early(trainer)
             return
-        fit = (StreamedFit if self._plan.streams else PlannedFit)(trainer, self._plan, self._resumed)
+        kind = StreamedFit if self._plan.streams else PlannedFit
+        fit: GrowingFit = kind(trainer, self._plan, self._resumed)
         if self._resumed:
-            _refuse_other_plan(self._resumed, fit.plan, trainer)
+            self._refuse_another_plan(trainer, fit.plan)
             if fit.resumes_within_a_step:
                 rank_zero_warn(
                     "The checkpoint was saved between two batches of one optimizer step: the gradients of those before "
                     "it are lost. Save at optimizer steps, as ModelCheckpoint(every_n_train_steps=...) does."
                 )
-        rank_zero_info(_in_words(self._plan))
+        rank_zero_info(str(self._plan))
         for remark in self._plan.remarks:
             rank_zero_info(remark)
         fit.install()
@@ -196,6 +193,15 @@ class BatchSizeScheduler(OwnCallback):
             raise SettingRefused(
                 f"Expected a fit from its beginning, found a Trainer that has taken {trainer.global_step} steps. Make "
                 "a new Trainer for a new schedule."
+            )
+
+    def _refuse_another_plan(self, trainer: Trainer, plan: RunPlan) -> None:
+        different = plan.differences(self._resumed["plan"], self._resumed["epoch"])
+        if different:
+            raise SettingRefused(
+                f"Expected the plan that the checkpoint {trainer.ckpt_path} was trained by, found "
+                f"{'; '.join(different)}. Resume with the settings, the learning rate schedule and the data that it "
+                "was started with."
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -282,45 +288,3 @@ def _refuse_what_contradicts(trainer: Trainer) -> None:
                 f"Expected no searches in the middle of a planned fit, found BatchSizeFinder(milestones="
                 f"{callback.milestones}). Leave milestones out."
             )
-
-
-def _refuse_other_plan(saved: dict[str, Any], plan: RunPlan, trainer: Trainer) -> None:
-    """Refuse a checkpoint whose fit so far has run by another plan."""
-    was, now = saved["plan"], facts_of(plan)
-    reached = (saved["epoch"] + 1) * plan.samples_per_epoch
-
-    def so_far(facts: dict[str, Any]) -> dict[str, Any]:
-        return {**facts, "phases": [list(phase) for phase in facts["phases"] if phase[0] < reached]}
-
-    was, now = so_far(was), so_far(now)
-    different = [name for name in now if was[name] != now[name]]
-    if different:
-        found = "; ".join(f"{name} {now[name]} instead of {was[name]}" for name in different)
-        raise SettingRefused(
-            f"Expected the plan that the checkpoint {trainer.ckpt_path} was trained by, found {found}. Resume with the "
-            "settings, the learning rate schedule and the data that it was started with."
-        )
-
-
-def _in_words(plan: RunPlan) -> str:
-    words = f"Batch sizes: {format_plan(plan.phases, plan.nominal.samples_per_epoch)}"
-    if plan.planned_steps is not None:
-        words += f"; {plan.planned_steps:,} optimizer steps instead of {plan.nominal_steps:,}"
-    return f"{words}; capped by {plan.capped_by}" if plan.capped_by else words
-
-
-def _check_text(plan: Any) -> None:
-    """Refuse what cannot be read now, not in the fit, as far as that can be told without the data."""
-    starts = [token.partition(":")[0] for token in plan.split()[1:]] if isinstance(plan, str) else []
-    # Between samples and epochs, only the length of an epoch tells the order.
-    if plan is not None and len({start.lower().endswith("ep") for start in starts}) < 2:
-        parse_plan(plan, samples_per_epoch=10**9)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _check(valid: bool, name: str, expected: str, found: object) -> None:
-    if not valid:
-        raise InvalidSetting(f"{name}: expected {expected}, found {found!r}.")

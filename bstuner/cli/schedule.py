@@ -19,7 +19,7 @@ from bstuner.report.files import write_json, write_yaml
 from bstuner.report.schedule_plot import check_plot, save_plot
 from bstuner.report.schedule_summary import schedule_spans, schedule_summary
 from bstuner.training._lightning import end_processes
-from bstuner.training.growth_plan import RunPlan
+from bstuner.training.run_plan import RunPlan
 
 __all__ = ["SCHEDULE_FILE", "as_dict", "run_schedule"]
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bstuner.core.checks import check, is_whole
 from bstuner.core.scaling import Rule, scale_lr
 from bstuner.errors import InvalidSetting
 
@@ -72,11 +73,11 @@ Phase(start_sample=128, batch_size=256, lr_factor=8.0)]
         InvalidSetting: An argument is out of range, or the batch would have to grow without end.
     """
     nominal, positions = _schedule(lrs, batch_size, starts)
-    _check(rule in ("linear", "sqrt"), "rule", "'linear' or 'sqrt', which keep the noise as it was", rule)
-    _check(rounding in ("power", "nearest", "integer"), "rounding", "'power', 'nearest' or 'integer'", rounding)
+    check(rule in ("linear", "sqrt"), "rule", "'linear' or 'sqrt', which keep the noise as it was", rule)
+    check(rounding in ("power", "nearest", "integer"), "rounding", "'power', 'nearest' or 'integer'", rounding)
     if max_batch_size is not None:
-        valid = _is_whole(max_batch_size) and max_batch_size >= batch_size
-        _check(valid, "max_batch_size", f"None or a whole number of at least batch_size={batch_size}", max_batch_size)
+        valid = is_whole(max_batch_size) and max_batch_size >= batch_size
+        check(valid, "max_batch_size", f"None or a whole number of at least batch_size={batch_size}", max_batch_size)
 
     # Not the very highest: of restarts to one and the same peak, rounding errors may put a later one a hair above.
     peak = int(np.argmax(nominal >= nominal.max() * (1 - _SLACK)))
@@ -132,14 +133,14 @@ def check_phases(phases: Sequence[Phase]) -> None:
     Raises:
         InvalidSetting: There is none, the first does not start at 0, they do not ascend, or a batch size is none.
     """
-    _check(len(phases) > 0, "phases", "at least one", list(phases))
+    check(len(phases) > 0, "phases", "at least one", list(phases))
     starts = [phase.start_sample for phase in phases]
-    _check(starts[0] == 0, "phases", "a first one that starts at sample 0", starts[0])
+    check(starts[0] == 0, "phases", "a first one that starts at sample 0", starts[0])
     for phase, before in zip(phases[1:], starts, strict=False):
-        _check(phase.start_sample > before, "phases", f"a start after that of the phase before, {before}", phase)
+        check(phase.start_sample > before, "phases", f"a start after that of the phase before, {before}", phase)
     for phase in phases:
-        _check(_is_whole(phase.batch_size), "phases", "batch sizes that are whole numbers of at least 1", phase)
-        _check(0 < phase.lr_factor < math.inf, "phases", "a positive, finite lr_factor", phase)
+        check(is_whole(phase.batch_size), "phases", "batch sizes that are whole numbers of at least 1", phase)
+        check(0 < phase.lr_factor < math.inf, "phases", "a positive, finite lr_factor", phase)
 
 
 def _schedule(
@@ -147,20 +148,20 @@ def _schedule(
     batch_size: int,
     starts: Sequence[int] | NDArray[np.int64] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    _check(_is_whole(batch_size), "batch_size", "a whole number of at least 1", batch_size)
+    check(is_whole(batch_size), "batch_size", "a whole number of at least 1", batch_size)
     nominal = np.asarray(lrs, dtype=np.float64)
-    _check(nominal.ndim == 1 and nominal.size > 0, "lrs", "one learning rate per step, at least one", nominal.shape)
+    check(nominal.ndim == 1 and nominal.size > 0, "lrs", "one learning rate per step, at least one", nominal.shape)
     wrong = np.flatnonzero(~(np.isfinite(nominal) & (nominal >= 0)))
     if wrong.size:
         raise InvalidSetting(
             f"lrs: expected finite learning rates of at least 0, found {nominal[wrong[0]]} at step {wrong[0]:,}."
         )
-    _check(nominal.max() > 0, "lrs", "a learning rate above 0 somewhere", 0.0)
+    check(nominal.max() > 0, "lrs", "a learning rate above 0 somewhere", 0.0)
     if starts is None:
         return nominal, np.arange(nominal.size, dtype=np.int64) * batch_size
     positions = np.asarray(starts, dtype=np.int64)
     fitting = positions.shape == nominal.shape and positions[0] == 0 and bool((np.diff(positions) > 0).all())
-    _check(fitting, "starts", f"{nominal.size:,} ascending numbers of samples from 0 on, one per step", starts)
+    check(fitting, "starts", f"{nominal.size:,} ascending numbers of samples from 0 on, one per step", starts)
     return nominal, positions
 
 
@@ -173,12 +174,3 @@ def _sizes(
     doublings = np.floor(np.log2(ratio) + (0.5 if rounding == "nearest" else 0.0))
     most = math.inf if max_batch_size is None else (max_batch_size // batch_size).bit_length() - 1
     return batch_size * np.exp2(np.minimum(doublings, most))
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _check(valid: bool, name: str, expected: str, found: object) -> None:
-    if not valid:
-        raise InvalidSetting(f"{name}: expected {expected}, found {found!r}.")

@@ -41,6 +41,7 @@ Phase(start_sample=1500, batch_size=1024, lr_factor=1.0)]
     if not isinstance(text, str) or not text.strip():
         raise InvalidSetting(f"Expected a batch-size schedule as text, such as '0:256 30ep:512', found {text!r}.")
     phases: list[Phase] = []
+    before_text = ""
     for token in re.finditer(r"\S+", text):
         start_text, colon, size_text = token[0].partition(":")
         if not colon:
@@ -50,9 +51,12 @@ Phase(start_sample=1500, batch_size=1024, lr_factor=1.0)]
         if not phases and start != 0:
             _refuse(text, (begin, middle), f"a first start of 0, found {start_text!r}; put 0:SIZE before it")
         if phases and start <= phases[-1].start_sample:
-            before = phases[-1].start_sample
             found = start_text if start_text == str(start) else f"{start_text!r}, which is {start:,} samples"
-            _refuse(text, (begin, middle), f"a start after the one before it, {before:,} samples, found {found}")
+            before = f"{phases[-1].start_sample:,} samples"
+            if all(each.lower().endswith(_EPOCHS) for each in (before_text, start_text)):
+                before, found = before_text, start_text  # whatever the length of an epoch
+            _refuse(text, (begin, middle), f"a start after the one before it, {before}, found {found}")
+        before_text = start_text
         phases.append(Phase(start, _size(text, (middle + 1, token.end()), size_text)))
     return phases
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bstuner.core.growth import Phase, phase_at
 from bstuner.errors import InvalidSetting
 from bstuner.report.schedule_summary import format_saved, planned_phases, steps_saved
-from bstuner.training.growth_plan import RunPlan
+from bstuner.training.run_plan import RunPlan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from bstuner.core.batch_plan import Stretch
 from bstuner.core.growth import Phase, phase_at
 from bstuner.core.layout import BatchLayout
 from bstuner.report.tune_summary import format_lr
-from bstuner.training.growth_plan import RunPlan
+from bstuner.training.run_plan import RunPlan
 
 __all__ = ["Span", "format_saved", "planned_phases", "schedule_spans", "schedule_summary", "steps_saved"]
 

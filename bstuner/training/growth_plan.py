@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import count
-from typing import Literal
+from dataclasses import replace
 
 from lightning.pytorch import Trainer
 from torch.utils.data import IterableDataset
 
-from bstuner.core.batch_plan import BatchPlan, PlannedStep
+from bstuner.core.batch_plan import BatchPlan
 from bstuner.core.epoch import EpochData
-from bstuner.core.growth import Phase, Rounding, plan_growth, update_count
+from bstuner.core.growth import Phase
+from bstuner.core.growth_settings import GrowthSettings
 from bstuner.core.layout import BatchLayout
 from bstuner.core.nominal import NominalSteps
 from bstuner.core.plan_text import parse_plan
@@ -25,115 +23,17 @@ from bstuner.training.constraints import epoch_data
 from bstuner.training.horizon import horizon_of, steps_of
 from bstuner.training.planned_batches import check_can_be_planned
 from bstuner.training.random_state import RandomState
+from bstuner.training.run_plan import RunPlan, grown_phases
 from bstuner.training.simulate import simulate_schedule
 from bstuner.training.strategy import replicas
 
-__all__ = ["GrowthPlanner", "GrowthSettings", "RunPlan", "plan_run"]
+__all__ = ["GrowthPlanner", "plan_run"]
 
 # Of a stream, that has no known end: more samples on each process than there are.
 ENDLESS = 2**50
 
 # Beyond a share of the dataset a batch is hardly a sample of it any more (Smith et al. 2018, section 4).
 SHARE_OF_DATASET = 10
-
-
-@dataclass(frozen=True)
-class GrowthSettings:
-    """What a user may choose; the meaning of each is documented at `BatchSizeScheduler`."""
-
-    text: str | None = None
-    rule: Rule | Literal["auto"] = "auto"
-    rounding: Rounding = "power"
-    max_batch_size: int | None = None
-    max_accumulate: int = 8
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """The batches of a fit, beside what the user's own code would do.
-
-    Args:
-        batches: every batch, by its place in the data.
-        lrs: the user's learning rate at each of the user's own optimizer steps; empty for a fit without end.
-        nominal: where in the data those steps start.
-        layout: the user's own batch.
-        rule: how the learning rate follows the batch size.
-        nominal_steps: how many optimizer steps the user's own code takes; None for a fit without end.
-        planned_steps: how many the plan takes on the same samples.
-        samples: those of the whole fit, over all processes.
-        max_batch_size: the largest batch that the plan may have; None where the user's own words set it.
-        capped_by: what kept the batch from growing further, in words; empty for nothing.
-        remarks: what the user should know.
-        waits_for: the schedulers that wait for a metric, or for the end of an epoch that cannot be told beforehand, by
-            their classes: they may change the plan at epoch ends.
-        streams: whether the data has no places to plan by: the plan is then one endless epoch, whose micro-batches grow
-            where the stream's own epochs end, and the number of steps is not exact.
-
-    """
-
-    batches: BatchPlan
-    lrs: tuple[float, ...]
-    nominal: NominalSteps
-    layout: BatchLayout
-    rule: Rule
-    nominal_steps: int | None
-    planned_steps: int | None
-    samples: int | None
-    max_batch_size: int | None
-    rounding: Rounding = "power"
-    capped_by: str = ""
-    remarks: tuple[str, ...] = ()
-    waits_for: tuple[str, ...] = ()
-    streams: bool = False
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """The planned batch sizes, by their starts."""
-        return tuple(self.batches.phases)
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Samples that an epoch trains on, over all processes."""
-        return self.batches.samples_per_epoch
-
-    def steps(self) -> Iterator[PlannedStep]:
-        """Every planned optimizer step of the fit, in order; without end where the fit has none."""
-        for epoch in count():
-            for step in self.batches.epoch(epoch).steps():
-                if self.samples is not None and step.start_sample >= self.samples:
-                    return
-                yield step
-
-    def steps_before(self, sample: int) -> int:
-        """How many of the planned optimizer steps start before a sample."""
-        epochs, left = divmod(sample, self.samples_per_epoch)
-        steps = self.batches.step_count(epochs)
-        if not left:
-            return steps
-        return steps + sum(step.start_sample < sample for step in self.batches.epoch(epochs).steps())
-
-    def sample_of(self, step: int) -> int:
-        """Samples of the fit before one of the user's own steps."""
-        return int(self.nominal.starts(step + 1)[-1])
-
-    def nominal_lr(self, sample: int) -> float:
-        """The learning rate of the user's own schedule at a sample; what is used is this times a step's `lr_factor`."""
-        return self.lrs[min(self.nominal.at(sample), len(self.lrs) - 1)]
-
-    def with_cuts(self, cuts: list[tuple[int, float]]) -> RunPlan:
-        """The plan, where a scheduler that waits for a metric has cut the learning rate below the simulated one.
-
-        Args:
-            cuts: from which of the user's own steps on, and what share of the simulated learning rate was left.
-
-        """
-        if not cuts or not self.lrs:
-            return self
-        lrs = list(self.lrs)
-        for (start, share), (end, _) in zip(cuts, [*cuts[1:], (len(lrs), 1.0)], strict=True):
-            lrs[start:end] = [lr * share for lr in lrs[start:end]]
-        phases = _grown(lrs, self.nominal, self.rule, self.max_batch_size, self.rounding)
-        return _ended(replace(self, batches=replace(self.batches, phases=phases)))
 
 
 class GrowthPlanner:
@@ -209,7 +109,7 @@ class GrowthPlanner:
                 for phase in self._written
             ]
         else:
-            phases = _grown(lrs, self._nominal, self._rule, cap, settings.rounding)
+            phases = grown_phases(lrs, self._nominal, self._rule, cap, settings.rounding)
         by_users_batch = self._written is None and settings.rounding != "integer"
         plan = RunPlan(
             batches=BatchPlan(
@@ -234,7 +134,7 @@ class GrowthPlanner:
             waits_for=waits_for,
             streams=self._streams,
         )
-        return plan if steps is None else _ended(replace(plan, samples=plan.sample_of(steps)))
+        return plan if steps is None else replace(plan, samples=plan.sample_of(steps)).ended()
 
     @property
     def micro(self) -> int:
@@ -334,32 +234,3 @@ def _look(trainer: Trainer) -> tuple[BatchLayout, EpochData, bool]:
         return layout, epoch_data(trainer, "train", loaders, [1.0]), streams
     finally:
         state.restore()
-
-
-def _grown(
-    lrs: tuple[float, ...] | list[float],
-    nominal: NominalSteps,
-    rule: Rule,
-    max_batch_size: int | None,
-    rounding: Rounding,
-) -> list[Phase]:
-    return plan_growth(lrs, nominal.batch_size, rule, max_batch_size, rounding, nominal.starts(len(lrs)))
-
-
-def _ended(plan: RunPlan) -> RunPlan:
-    """The plan with its number of steps, the last of which ends where the user's own code ends."""
-    if plan.samples is None:
-        return plan
-    if plan.streams:
-        return replace(plan, planned_steps=update_count(plan.phases, plan.samples))
-    end, batches = plan.samples, plan.batches
-    epoch, left = divmod(end, plan.samples_per_epoch)
-    if left:
-        last = next(step for step in reversed(list(batches.epoch(epoch).steps())) if step.start_sample < end)
-        rest = end - last.start_sample
-        if rest < last.batch_size:
-            factor = max(1.0, scale_lr(1.0, rest, plan.layout.global_batch_size, plan.rule))
-            before = [phase for phase in batches.phases if phase.start_sample < last.start_sample]
-            phases = (*before, Phase(last.start_sample, rest, min(factor, last.lr_factor)))
-            plan = replace(plan, batches=replace(batches, phases=phases))
-    return replace(plan, planned_steps=plan.steps_before(end))

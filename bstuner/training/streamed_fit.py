@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from typing import Any
@@ -12,22 +11,20 @@ from lightning.pytorch import Trainer
 
 # Undocumented but without an underscore: how Lightning itself tells the samples in a batch.
 from lightning.pytorch.utilities.data import extract_batch_size
-from torch.utils.data import BatchSampler
 
 from bstuner.core.batch_plan import PlannedStep, layout_within
 from bstuner.core.growth import phase_at
 from bstuner.core.scaling import scale_lr
 from bstuner.training._lightning import begin_epoch_in_full, restore_metrics, set_epoch_length, set_step_limits
-from bstuner.training.combination import combined, flat_loaders, with_loaders
-from bstuner.training.growth_plan import RunPlan
-from bstuner.training.planned_batches import check_can_be_planned
-from bstuner.training.planned_fit import PlannedFit
+from bstuner.training.growing_fit import GrowingFit
+from bstuner.training.run_plan import RunPlan
 from bstuner.training.strategy import replicas
+from bstuner.training.streamed_data import StreamedData
 
 __all__ = ["StreamedFit"]
 
 
-class StreamedFit(PlannedFit):
+class StreamedFit(GrowingFit):
     """Runs a fit by a plan: the micro-batch changes where an epoch starts, the accumulation at any step.
 
     A change of accumulation waits for its place as a planned one does (see `BatchPlan`). Samples are counted as they
@@ -40,13 +37,14 @@ class StreamedFit(PlannedFit):
 
     """
 
+    _data: StreamedData
+
     def __init__(self, trainer: Trainer, plan: RunPlan, saved: dict[str, Any]) -> None:
         super().__init__(trainer, plan, saved)
         self._seen = self._epoch_start = saved.get("samples", 0)  # before the step that is being taken
         self._since = 0  # of the batches whose gradients wait for a step
-        self._before = 0
         self._steps = 0
-        self._loader: Any = None
+        self._data = StreamedData(trainer, self._micro, saved)
 
     def train_starts(self) -> None:
         """The loaders exist, and Lightning's counters are those of the checkpoint, if there is one."""
@@ -57,17 +55,16 @@ class StreamedFit(PlannedFit):
             restore_metrics(trainer, self._saved["metrics"])
             if self._saved["between"]:
                 begin_epoch_in_full(trainer)
-            self._restore_generators()
+            self._data.restore_generators()
 
     def epoch_starts(self) -> None:
-        """Before the epoch's first batch is fetched, except for the first epoch's."""
+        """Before the epoch's first batch is fetched, but for workers, which fetch that of the first epoch earlier."""
         trainer = self._trainer
-        self._epoch, self._batches, self._validated, self._between = trainer.current_epoch, 0, False, False
+        self._epoch_begins(self._seen)
         self._since, self._epoch_start = 0, self._seen
-        self._revise(self._seen)
-        self._resize()
+        self._data.resize()
         if math.isfinite(trainer.num_training_batches):
-            batches = len(self._loader)
+            batches = len(self._data.loader)
             set_epoch_length(trainer, batches)
             trainer.val_check_batch = max(1, int(batches * trainer.val_check_interval))
         self._await_validation(due=False, batch=0)
@@ -77,7 +74,7 @@ class StreamedFit(PlannedFit):
         if self._since:
             return
         phase = phase_at(self.plan.phases, self._seen)
-        micro, world = self._loader.batch_sampler.batch_size, self.plan.batches.world
+        micro, world = self._data.micro, self.plan.batches.world
         accumulate = math.gcd(batch, max(1, phase.batch_size // (micro * world)))
         size = micro * world * accumulate
         factor = min(phase.lr_factor, max(1.0, scale_lr(phase.lr_factor, size, phase.batch_size, self.plan.rule)))
@@ -91,9 +88,9 @@ class StreamedFit(PlannedFit):
         self._since += self._global_size(content)
         over = trainer.global_step > self._steps
         if over:
-            self._steps, self._before = trainer.global_step, self._seen
-            self._seen, self._since = self._seen + self._since, 0
-            self.step = self.step._replace(batch_size=self._seen - self._before)
+            self._steps, size = trainer.global_step, self._since
+            self._seen, self._since = self._seen + size, 0
+            self.step = self.step._replace(batch_size=size)
             self._step_schedulers()
             self._set_step_limits()
         self._await_validation(over and self._is_validation_due(), batch)
@@ -108,23 +105,11 @@ class StreamedFit(PlannedFit):
         """Not to be told apart: within an epoch, a stream begins anew in any case."""
         return False
 
-    def _planned(self, loaders: Any) -> Any:
-        flat = flat_loaders(loaders)
-        loader: Any = flat[0]
-        check_can_be_planned(loader)
-        own = loader.batch_sampler
-        self._loader = copy.copy(loader)
-        vars(self._loader)["batch_sampler"] = BatchSampler(own.sampler, own.batch_size, own.drop_last)
-        vars(self._loader)["_iterator"] = None
-        self._resize()
-        return self._loader if loaders is loader else with_loaders(combined(loaders, "train"), [self._loader])
-
-    def _resize(self) -> None:
-        """The micro-batch of the epoch that starts."""
+    def _micro(self) -> int:
+        """The micro-batch of the epoch that starts, in samples."""
         batches = self.plan.batches
         share = max(1, phase_at(self.plan.phases, self._seen).batch_size // batches.world)
-        size = layout_within(share, batches.fits).micro
-        self._loader.batch_sampler.batch_size = vars(self._loader)["batch_size"] = size
+        return layout_within(share, batches.fits).micro
 
     def _global_size(self, content: Any) -> int:
         size, trainer = extract_batch_size(content), self._trainer
@@ -146,12 +131,9 @@ class StreamedFit(PlannedFit):
 
     def _await_validation(self, due: bool, batch: int) -> None:
         # A share of an epoch is Lightning's own to tell, where the epoch has a length.
-        if isinstance(self._trainer.val_check_interval, int):
-            self._plan_validation(due, batch)
+        if self._clock.counts_batches:
+            self._clock.announce(due, batch)
 
-    def _nominal_batches_at(self, sample: int, whole: bool) -> int:
+    def _users_batches_at(self, sample: int) -> int:
         layout = self.plan.layout
-        return (sample - (0 if whole else self._epoch_start)) // (layout.micro * layout.world)
-
-    def _refuse_long_interval(self) -> None:
-        """Nothing is known to compare it with."""
+        return (sample - (0 if self._clock.over_epochs else self._epoch_start)) // (layout.micro * layout.world)

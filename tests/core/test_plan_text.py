@@ -146,3 +146,9 @@ def test_any_text_is_read_or_refused(text: str, epoch: int | None) -> None:
     assert all(one.start_sample < two.start_sample for one, two in pairwise(phases))
     assert all(phase.batch_size >= 1 for phase in phases)
     assert parse_plan(format_plan(phases, epoch), epoch) == phases
+
+
+@pytest.mark.parametrize("samples_per_epoch", [1, 1000])
+def test_epochs_that_do_not_ascend_are_told_in_epochs_whatever_their_length(samples_per_epoch: int) -> None:
+    with pytest.raises(InvalidSetting, match=r"Expected a start after the one before it, 30ep, found 20ep\."):
+        parse_plan("0:1 30ep:2 20ep:3", samples_per_epoch)

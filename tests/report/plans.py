@@ -11,7 +11,7 @@ from bstuner.core.batch_plan import BatchPlan
 from bstuner.core.growth import Phase, plan_growth
 from bstuner.core.layout import BatchLayout
 from bstuner.core.nominal import NominalSteps
-from bstuner.training.growth_plan import RunPlan
+from bstuner.training.run_plan import RunPlan
 
 
 def planned(

@@ -13,7 +13,7 @@ from report.plans import CONSTANT, ENDLESS, MANY, PROCESSES, STEPS, STREAM, STRE
 
 from bstuner.errors import InvalidSetting
 from bstuner.report.schedule_plot import check_plot, draw_schedule, save_plot
-from bstuner.training.growth_plan import RunPlan
+from bstuner.training.run_plan import RunPlan
 
 pytest.importorskip("matplotlib")
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from bstuner.core.growth import Phase
 from bstuner.core.layout import BatchLayout
 from bstuner.report.schedule_summary import planned_phases, schedule_spans, schedule_summary, steps_saved
-from bstuner.training.growth_plan import RunPlan
+from bstuner.training.run_plan import RunPlan
 
 
 def lines(plan: RunPlan, width: int = 80) -> list[str]:

@@ -14,9 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 
 from bstuner.core.growth import Phase
+from bstuner.core.growth_settings import GrowthSettings
 from bstuner.core.layout import BatchLayout
 from bstuner.errors import InvalidSetting, SettingRefused
-from bstuner.training.growth_plan import GrowthPlanner, GrowthSettings, RunPlan, plan_run
+from bstuner.training.growth_plan import GrowthPlanner, plan_run
+from bstuner.training.run_plan import RunPlan
 
 
 def planned(
