@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 from bstuner.errors import InvalidSetting
 from bstuner.report.files import write_json, write_yaml
 
-__all__ = ["OVERLAY_FILE", "RESULT_FILE", "Overlay", "save", "writable"]
+__all__ = ["OVERLAY_FILE", "RESULT_FILE", "Answer", "Overlay", "writable"]
 
 RESULT_FILE = "bstuner-result.json"
 OVERLAY_FILE = "bstuner-overlay.yaml"
@@ -28,12 +30,29 @@ def writable(folder: Path) -> Path:
         raise InvalidSetting(f"Expected --output to be a folder that can be written to, found {error}.") from error
 
 
-def save(folder: Path, result: dict[str, Any], overlay: dict[str, Any]) -> str:
-    """Write both; the overlay only where there is one. The names of the files, in words."""
-    write_json(folder / RESULT_FILE, result)
-    if overlay:
-        write_yaml(folder / OVERLAY_FILE, overlay)
-    return ", ".join([RESULT_FILE, *([OVERLAY_FILE] if overlay else [])])
+@dataclass(frozen=True)
+class Answer:
+    """An answer in every form that it is given in.
+
+    Args:
+        result: all of it, in plain types.
+        overlay: the part of a LightningCLI configuration that sets it; empty where there is none.
+        steps: what to do now, in words.
+        file: name of the file for the result.
+
+    """
+
+    result: dict[str, Any]
+    overlay: dict[str, Any]
+    steps: Sequence[str]
+    file: str = RESULT_FILE
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the files; their names."""
+        write_json(folder / self.file, self.result)
+        if self.overlay:
+            write_yaml(folder / OVERLAY_FILE, self.overlay)
+        return [self.file, *([OVERLAY_FILE] if self.overlay else [])]
 
 
 class Overlay:

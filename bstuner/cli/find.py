@@ -2,79 +2,69 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from rich.console import Console
+from rich.console import RenderableType
 
 from bstuner.api import find
-from bstuner.cli.answer import OVERLAY_FILE, Overlay, save, writable
-from bstuner.cli.script import ScriptRun, rank, run_until_trainer
+from bstuner.callbacks.finder import BatchSizeFinder
+from bstuner.cli.answer import Answer, Overlay
+from bstuner.cli.script import ScriptRun
+from bstuner.cli.script_command import ScriptCommand
 from bstuner.core.result import FindResult
-from bstuner.report.live import shows_progress
 from bstuner.report.summary import find_summary
-from bstuner.training._lightning import end_processes
 
-__all__ = ["overlay", "run_find"]
-
-
-def run_find(
-    script: str, arguments: list[str], output: Path, settings: dict[str, Any], command: Sequence[str]
-) -> FindResult:
-    """Search in a script and, in the process of rank 0, write the answer; prints where.
-
-    Args:
-        script: path of the script.
-        arguments: the script's own arguments.
-        output: folder for the files.
-        settings: the arguments of `BatchSizeFinder`.
-        command: what starts this command again, for another rank, up to the script.
-
-    """
-
-    def search(trainer: Trainer, method: str, called_with: dict[str, Any]) -> FindResult:
-        data = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
-        given = {name: value for name, value in called_with.items() if name in data}
-        try:
-            result = find(trainer, method=method, **given, **settings)  # type: ignore[arg-type]  # one of METHODS
-        finally:
-            end_processes(trainer)
-        # The script's bars may be off, but who types a command wants to see its answer.
-        if trainer.is_global_zero and not shows_progress(trainer):
-            Console().print(find_summary(result))
-        return result
-
-    if rank() == 0:
-        output = writable(output)
-    run = run_until_trainer(script, arguments, search, command)
-    result: FindResult = run.result
-    if rank() != 0:
-        return result
-    content = overlay(run, settings["batch_arg_name"], result)
-    print(f"Saved   {save(output, result.as_dict(), content)} in {output}")
-    if content:
-        print(f"Next    {shlex.join(['python', script, *arguments, '-c', str(output / OVERLAY_FILE)])}")
-        if result.validation_batch_size is not None:
-            print(f"        with the batch size of the validation loaders set to {result.validation_batch_size}")
-    else:
-        print(f"Next    set {result.holder} to {result.batch_size}{_also(result, settings)} and train")
-    return result
+__all__ = ["Find"]
 
 
-def _also(result: FindResult, settings: dict[str, Any]) -> str:
-    """What else to set by hand."""
-    also = ""
-    if settings["global_batch_size"] is not None:
-        also += f", accumulate_grad_batches to {result.accumulate_grad_batches}"
-    if result.validation_batch_size is not None:
-        also += f", the batch size of the validation loaders to {result.validation_batch_size}"
-    return also
+class Find(ScriptCommand[FindResult]):
+    """The largest batch that fits."""
+
+    name = "find"
+    help = "the largest batch that fits"
+    description = """Find the largest batch that fits, for an unmodified training script.
+
+The script runs up to its first call of trainer.fit(), validate(), test() or
+predict(); in its place the search runs, and nothing is trained. The answer is
+printed, written to bstuner-result.json and, where the script is a LightningCLI,
+to bstuner-overlay.yaml for use as a second -c.
+
+  bstuner find train.py --data ./corpus
+  bstuner find --memory_limit 24GiB main.py fit -c config.yaml
+"""
+    callback = BatchSizeFinder
+    left_out = frozenset({"milestones"})  # they mean nothing where nothing is trained
+    label_width = 8
+
+    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> FindResult:
+        """By `bstuner.find`."""
+        return find(trainer, method=method, **data, **settings)  # type: ignore[arg-type]  # one of METHODS
+
+    def summary(self, found: FindResult) -> RenderableType:
+        """As the callback shows it."""
+        return find_summary(found)
+
+    def answer(self, found: FindResult, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
+        """The batch size, where it goes, and what goes with it."""
+        overlay = _overlay(run, options.batch_arg_name, found)
+        validation = found.validation_batch_size
+        if overlay:
+            steps = [with_overlay]
+            if validation is not None:
+                steps.append(f"with the batch size of the validation loaders set to {validation}")
+        else:
+            also = ""
+            if options.global_batch_size is not None:
+                also += f", accumulate_grad_batches to {found.accumulate_grad_batches}"
+            if validation is not None:
+                also += f", the batch size of the validation loaders to {validation}"
+            steps = [f"set {found.holder} to {found.batch_size}{also} and train"]
+        return Answer(found.as_dict(), overlay, steps)
 
 
-def overlay(run: ScriptRun, name: str, result: FindResult) -> dict[str, Any]:
+def _overlay(run: ScriptRun, name: str, result: FindResult) -> dict[str, Any]:
     """The part of a LightningCLI configuration that sets the answer; empty where no key holds the batch size.
 
     Args:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
-from rich.console import Console
+from rich.console import RenderableType
 
 from bstuner.api import schedule
 from bstuner.callbacks.scheduler import BatchSizeScheduler
-from bstuner.cli.answer import OVERLAY_FILE, Overlay, writable
-from bstuner.cli.script import ScriptRun, rank, run_until_trainer
-from bstuner.report.files import write_json, write_yaml
+from bstuner.cli.answer import Answer, Overlay, writable
+from bstuner.cli.script import ScriptRun
+from bstuner.cli.script_command import ScriptCommand
 from bstuner.report.schedule_plot import check_plot, save_plot
 from bstuner.report.schedule_summary import schedule_spans, schedule_summary
-from bstuner.training._lightning import end_processes
 from bstuner.training.run_plan import RunPlan
 
-__all__ = ["SCHEDULE_FILE", "as_dict", "run_schedule"]
+__all__ = ["SCHEDULE_FILE", "Schedule", "as_dict"]
 
 SCHEDULE_FILE = "bstuner-schedule.json"
-
-# As wide as the labels of the plan above them.
-_LABEL = 9
 
 
 class _Planned(NamedTuple):
@@ -36,60 +31,73 @@ class _Planned(NamedTuple):
     has_own: bool
 
 
-def run_schedule(
-    script: str,
-    arguments: list[str],
-    output: Path,
-    settings: dict[str, Any],
-    command: Sequence[str],
-    plot: Path | None = None,
-) -> RunPlan:
-    """Plan the fit of a script and, in the process of rank 0, show and write the plan.
+class Schedule(ScriptCommand[_Planned]):
+    """How the batch would grow instead of the learning rate falling."""
 
-    Args:
-        script: path of the script.
-        arguments: the script's own arguments.
-        output: folder for the files.
-        settings: the arguments of `BatchSizeScheduler`.
-        command: what starts this command again, for another rank, up to the script.
-        plot: file for a picture of the plan.
+    name = "schedule"
+    help = "how the batch would grow instead of the learning rate falling"
+    description = """Show how the batch would grow instead of the learning rate falling, for an
+unmodified training script.
 
-    """
-    chosen = _chosen(settings)
+The script runs up to its call of trainer.fit(); in its place the plan is made,
+memory is probed for the largest micro-batch (--fits does without), and no step
+of training is taken. The plan is printed, written to bstuner-schedule.json and,
+with --plot, drawn. A BatchSizeScheduler in the script's own callbacks is asked
+for its plan, unless options are given here.
 
-    def plan_fit(trainer: Trainer, method: str, called_with: dict[str, Any]) -> _Planned:
-        data = ("model", "train_dataloaders", "val_dataloaders", "datamodule")
-        given = {name: value for name, value in called_with.items() if name in data}
+  bstuner schedule train.py --data ./corpus
+  bstuner schedule --plot plan.png --max_batch_size 4096 main.py fit -c config.yaml
+  bstuner schedule --plan "0:256 30ep:512 60ep:1024" train.py
+"""
+    callback = BatchSizeScheduler
+    methods = ("fit",)
+    shown_by_callback = False
+    label_width = 9
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """The callback's arguments, and a file for a picture."""
+        super().add_options(parser)
+        words = "file for a picture of the plan: .png, .svg or .pdf; needs matplotlib, bstuner[plot]"
+        parser.add_argument("--plot", type=Path | None, default=None, help=words)
+
+    def prepare(self, options: Namespace) -> None:
+        """Find out whether the plan can be drawn and written."""
+        super().prepare(options)
+        if options.plot is not None:
+            check_plot(options.plot)
+            options.plot = writable(options.plot.parent) / options.plot.name
+
+    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> _Planned:
+        """By `bstuner.schedule`."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it, where mypy cannot see it
         has_own = any(isinstance(callback, BatchSizeScheduler) for callback in callbacks)
-        try:
-            return _Planned(schedule(trainer, **given, **chosen), has_own)
-        finally:
-            end_processes(trainer)
+        return _Planned(schedule(trainer, **data, **_chosen(settings)), has_own)
 
-    if rank() == 0:
-        output = writable(output)
-        if plot is not None:
-            check_plot(plot)
-            # The script may change directories.
-            plot = writable(plot.parent) / plot.name
-    run = run_until_trainer(script, arguments, plan_fit, command, methods=("fit",))
-    planned: _Planned = run.result
-    plan = planned.plan
-    if rank() != 0:
-        return plan
-    Console().print(schedule_summary(plan))
-    overlay = {} if planned.has_own else _overlay(run, chosen)
-    _say("Saved", f"{', '.join(_save(plan, output, overlay, plot))} in {output}")
-    if overlay:
-        _say("Next", shlex.join(["python", script, *arguments, "-c", str(output / OVERLAY_FILE)]))
-    elif not planned.has_own:
-        _say("Next", f"put {_in_code(chosen)} into the callbacks of your Trainer and train")
-    elif chosen:
-        _say("Next", f"put {_in_code(chosen)} in the place of the one among your callbacks and train")
-    else:
-        _say("Next", "train: this is the plan of the BatchSizeScheduler among your callbacks")
-    return plan
+    def summary(self, found: _Planned) -> RenderableType:
+        """The plan as a table."""
+        return schedule_summary(found.plan)
+
+    def answer(self, found: _Planned, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
+        """The plan, and the callback that trains by it."""
+        chosen = _chosen(self.settings(options))
+        overlay = {} if found.has_own else _overlay(run, chosen)
+        if overlay:
+            step = with_overlay
+        elif not found.has_own:
+            step = f"put {_in_code(chosen)} into the callbacks of your Trainer and train"
+        elif chosen:
+            step = f"put {_in_code(chosen)} in the place of the one among your callbacks and train"
+        else:
+            step = "train: this is the plan of the BatchSizeScheduler among your callbacks"
+        return Answer(as_dict(found.plan), overlay, [step], SCHEDULE_FILE)
+
+    def save(self, answer: Answer, found: _Planned, options: Namespace) -> list[str]:
+        """Write the files, and draw the plan."""
+        saved = super().save(answer, found, options)
+        if options.plot is None:
+            return saved
+        save_plot(found.plan, options.plot)
+        return [*saved, options.plot.name if options.plot.parent == options.output else str(options.plot)]
 
 
 def as_dict(plan: RunPlan) -> dict[str, Any]:
@@ -126,27 +134,10 @@ def as_dict(plan: RunPlan) -> dict[str, Any]:
     }
 
 
-def _say(label: str, words: str) -> None:
-    print(f"{label:<{_LABEL}}{words}")
-
-
 def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that are not the callback's own defaults."""
     parameters = inspect.signature(BatchSizeScheduler).parameters
     return {name: value for name, value in settings.items() if value != parameters[name].default}
-
-
-def _save(plan: RunPlan, output: Path, overlay: dict[str, Any], plot: Path | None) -> list[str]:
-    """Write the files; their names."""
-    write_json(output / SCHEDULE_FILE, as_dict(plan))
-    saved = [SCHEDULE_FILE]
-    if overlay:
-        write_yaml(output / OVERLAY_FILE, overlay)
-        saved.append(OVERLAY_FILE)
-    if plot is not None:
-        save_plot(plan, plot)
-        saved.append(plot.name if plot.parent == output else str(plot))
-    return saved
 
 
 def _overlay(run: ScriptRun, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from rich.console import Console
+from rich.console import RenderableType
 
 from bstuner.api import tune
+from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.callbacks.warmup import LearningRateWarmup
-from bstuner.cli.answer import OVERLAY_FILE, Overlay, save, writable
-from bstuner.cli.script import ScriptRun, rank, run_until_trainer
+from bstuner.cli.answer import Answer, Overlay
+from bstuner.cli.script import ScriptRun
+from bstuner.cli.script_command import ScriptCommand
 from bstuner.core.tune_result import TuneResult
-from bstuner.report.live import shows_progress
 from bstuner.report.tune_summary import tune_summary
-from bstuner.training._lightning import end_processes
 
-__all__ = ["run_tune"]
+__all__ = ["Tune"]
 
 # Of the Trainer: what an answer may change besides the batch size and the learning rate.
 _COUNTED = ("accumulate_grad_batches", "max_steps", "min_steps", "val_check_interval", "limit_train_batches")
@@ -32,56 +30,48 @@ class _Tuned(NamedTuple):
     settings: dict[str, Any]
 
 
-# As wide as the labels of the findings above them.
-_LABEL = 11
+class Tune(ScriptCommand[_Tuned]):
+    """Batch size and learning rate together."""
 
+    name = "tune"
+    help = "the batch size and learning rate that train fastest"
+    description = """Find the batch size and learning rate that reach your own quality soonest,
+for an unmodified training script.
 
-def run_tune(
-    script: str, arguments: list[str], output: Path, settings: dict[str, Any], command: Sequence[str]
-) -> TuneResult:
-    """Search in a script and, in the process of rank 0, write the answer; prints where.
+The script runs up to its call of trainer.fit(); in its place the largest batch
+that fits is found, short trainings are run, and nothing else is trained. The
+answer is printed, written to bstuner-result.json and, where the script is a
+LightningCLI, to bstuner-overlay.yaml for use as a second -c. The study is kept:
+name it with --study_name, and the same command goes on with it, on this machine
+or, with --storage postgresql://..., on many.
 
-    Args:
-        script: path of the script.
-        arguments: the script's own arguments.
-        output: folder for the files.
-        settings: the arguments of `BatchSizeTuner`.
-        command: what starts this command again, for another rank, up to the script.
+  bstuner tune train.py --data ./corpus
+  bstuner tune --monitor val_acc --mode max --n_trials 30 main.py fit -c config.yaml
+"""
+    callback = BatchSizeTuner
+    left_out = frozenset({"study", "sampler", "pruner"})  # objects that no command line can name
+    as_text = {  # noqa: RUF012  # declared a ClassVar in the base
+        "storage": "where the study is kept: an Optuna URL (postgresql://..., for many machines) or a path of a "
+        "journal file that ends in .log. None for the file bstuner-study.log in the Trainer's default_root_dir."
+    }
+    methods = ("fit",)
+    label_width = 11
 
-    """
-
-    def search(trainer: Trainer, method: str, called_with: dict[str, Any]) -> _Tuned:
-        data = ("model", "train_dataloaders", "val_dataloaders", "datamodule")
-        given = {name: value for name, value in called_with.items() if name in data}
+    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> _Tuned:
+        """By `bstuner.tune`."""
         before = {name: getattr(trainer, name) for name in _COUNTED}
-        try:
-            result = tune(trainer, **given, **settings)
-        finally:
-            end_processes(trainer)
-        # The script's bars may be off, but who types a command wants to see its answer.
-        if trainer.is_global_zero and not shows_progress(trainer):
-            Console().print(tune_summary(result))
+        result = tune(trainer, **data, **settings)
         after = {name: getattr(trainer, name) for name in _COUNTED}
         return _Tuned(result, {name: value for name, value in after.items() if value != before[name]})
 
-    if rank() == 0:
-        output = writable(output)
-    run = run_until_trainer(script, arguments, search, command, methods=("fit",))
-    tuned: _Tuned = run.result
-    result = tuned.result
-    if rank() != 0:
-        return result
-    part = _overlay(run, settings["batch_arg_name"], tuned)
-    content = part.content if part else {}
-    _say("Saved", f"{save(output, result.as_dict(), content)} in {output}")
-    command_line = shlex.join(["python", script, *arguments, "-c", str(output / OVERLAY_FILE)])
-    for place, step in enumerate(_steps(tuned, part, command_line)):
-        _say("" if place else "Next", step)
-    return result
+    def summary(self, found: _Tuned) -> RenderableType:
+        """As the callback shows it."""
+        return tune_summary(found.result)
 
-
-def _say(label: str, words: str) -> None:
-    print(f"{label:<{_LABEL}}{words}")
+    def answer(self, found: _Tuned, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
+        """The pair, where it goes, and what goes with it."""
+        part = _overlay(run, options.batch_arg_name, found)
+        return Answer(found.result.as_dict(), part.content if part else {}, _steps(found, part, with_overlay))
 
 
 class _Part(NamedTuple):
@@ -117,7 +107,7 @@ def _lr_argument(result: TuneResult) -> tuple[str, float, tuple[str, ...]]:
     return result.lr_holder.rpartition(".")[2], result.lr, ("model", "data")
 
 
-def _steps(tuned: _Tuned, part: _Part | None, command_line: str) -> list[str]:
+def _steps(tuned: _Tuned, part: _Part | None, with_overlay: str) -> list[str]:
     """What to do now: run with the overlay, and set by hand what it does not."""
     result = tuned.result
     if result.objective == "both" and result.best.number == result.baseline.number:
@@ -125,7 +115,7 @@ def _steps(tuned: _Tuned, part: _Part | None, command_line: str) -> list[str]:
     if result.answer.number == result.baseline.number:
         why = "were the best that was found" if result.confirmed is None else "stay, since the win did not hold"
         return [f"train as you did: your own settings {why}"]
-    steps = [command_line] if part else []
+    steps = [with_overlay] if part else []
     if not (part and part.batch_size):
         steps.append(f"set {_holder(result)} to {result.batch_size}")
     if not (part and part.lr) and " of " not in result.lr_holder:
