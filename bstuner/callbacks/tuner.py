@@ -21,13 +21,14 @@ from bstuner.callbacks.mailbox import Mailbox
 from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core.budget import TrialBudget, check_trial_budget
+from bstuner.core.checks import check, is_whole
 from bstuner.core.layout import BatchLayout
 from bstuner.core.result import FindResult
 from bstuner.core.scaling import Rule
 from bstuner.core.trial import Mode
 from bstuner.core.tune_result import Objective, TuneResult
 from bstuner.device.limit import parse_bytes
-from bstuner.errors import InvalidSetting, SettingRefused
+from bstuner.errors import SettingRefused
 from bstuner.report.live import SearchDisplay, shows_progress
 from bstuner.report.tuning import TuningDisplay
 from bstuner.study.settings import TuneSettings
@@ -40,7 +41,8 @@ from bstuner.training.resume import take_up, to_save
 from bstuner.training.session import FindSettings
 from bstuner.training.settings_in_place import SettingsInPlace, TunedPlacement
 from bstuner.training.state import FrozenStart
-from bstuner.training.trials import TrialSettings, largest_worth_finding, locate_settings, open_trials
+from bstuner.training.trial_places import TrialSettings, largest_worth_finding, locate_settings
+from bstuner.training.trials import open_trials
 
 __all__ = ["BatchSizeTuner"]
 
@@ -141,23 +143,23 @@ class BatchSizeTuner(OwnCallback):
             probe_with=probe_with,
             converts=True,
         )
-        _check(isinstance(monitor, str) and bool(monitor), "monitor", "the name of a logged metric", monitor)
-        _check(
+        check(isinstance(monitor, str) and bool(monitor), "monitor", "the name of a logged metric", monitor)
+        check(
             isinstance(margin, (int, float)) and 0 <= margin < 1,
             "margin",
             "a share of the memory from 0 up to 1",
             margin,
         )
-        _check(max_val is None or (_is_whole(max_val) and max_val >= 1), "max_val", "a whole number from 1", max_val)
+        check(max_val is None or is_whole(max_val), "max_val", "a whole number from 1", max_val)
         rules = ("linear", "sqrt", "none", "auto")
-        _check(scaling_rule in rules, "scaling_rule", " or ".join(map(repr, rules)), scaling_rule)
-        fine = warmup in ("auto", None) or (_is_whole(warmup) and int(warmup or 0) >= 1)
-        _check(fine, "warmup", "'auto', a whole number of samples, or None", warmup)
-        _check(take in (None, "metric", "speed"), "take", "'metric', 'speed' or None", take)
-        _check(take is None or objective == "both", "take", "None without objective='both'", take)
-        _check(pruner is None or objective != "both", "pruner", "None with objective='both': nothing is pruned", pruner)
-        _check(study is None or study_name is None, "study_name", "None beside a study", study_name)
-        _check(study is None or storage is None, "storage", "None beside a study", storage)
+        check(scaling_rule in rules, "scaling_rule", " or ".join(map(repr, rules)), scaling_rule)
+        fine = warmup in ("auto", None) or is_whole(warmup)
+        check(fine, "warmup", "'auto', a whole number of samples, or None", warmup)
+        check(take in (None, "metric", "speed"), "take", "'metric', 'speed' or None", take)
+        check(take is None or objective == "both", "take", "None without objective='both'", take)
+        check(pruner is None or objective != "both", "pruner", "None with objective='both': nothing is pruned", pruner)
+        check(study is None or study_name is None, "study_name", "None beside a study", study_name)
+        check(study is None or storage is None, "storage", "None beside a study", storage)
         check_trial_budget(trial_budget)
         self.trial_settings = TrialSettings(
             monitor, trial_budget, lr_arg_name, scaling_rule, scale_adam, warmup, memory_limit=limit
@@ -317,12 +319,3 @@ class BatchSizeTuner(OwnCallback):
 
 # They would change afterwards what the tuner has put in place.
 _SEARCHES = (BatchSizeFinder, LightningsFinder, LearningRateFinder)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check(valid: bool, name: str, expected: str, found: object) -> None:
-    if not valid:
-        raise InvalidSetting(f"{name}: expected {expected}, found {found!r}.")

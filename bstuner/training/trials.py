@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +15,7 @@ from lightning.pytorch import Trainer
 # Undocumented but without an underscore: Lightning's own test for "did the user write this hook".
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from bstuner.core.budget import TrialBudget, budget_in_samples, sample_marks
+from bstuner.core.budget import sample_marks
 from bstuner.core.epoch import EpochData
 from bstuner.core.layout import BatchLayout
 from bstuner.core.result import FindResult
@@ -24,43 +23,24 @@ from bstuner.core.scaling import Rule
 from bstuner.device.memory import memory_of, name_on_host
 from bstuner.device.peers import Peers
 from bstuner.errors import MonitorMissing, SettingRefused
-from bstuner.training._lightning import forget_loaders, request_loaders
+from bstuner.training._lightning import request_loaders
 from bstuner.training.batching import Batching
 from bstuner.training.combination import combined
 from bstuner.training.constraints import epoch_data
 from bstuner.training.garbage import short_collections
 from bstuner.training.horizon import Horizon, horizon_of
 from bstuner.training.learning_rate import LearningRate
-from bstuner.training.locate import locate_batching
-from bstuner.training.placement import Placement, plans_accumulation
-from bstuner.training.session import FindSettings, passed_loaders
+from bstuner.training.placement import Placement
+from bstuner.training.session import passed_loaders
 from bstuner.training.settings_in_place import SettingsInPlace
 from bstuner.training.state import FrozenFit, FrozenStart
-from bstuner.training.step_constants import StepConstants
-from bstuner.training.step_settings import StepSettings
 from bstuner.training.strategy import replicas, unwrap, wrap
 from bstuner.training.together import run_on_all
 from bstuner.training.trial import FitRunner, TrialPlan
 from bstuner.training.trial_layouts import TrialLayouts
+from bstuner.training.trial_places import FEWEST_STEPS, TrialSettings, settings_in_place, trial_budget, wind_back
 
-__all__ = ["TrialSettings", "Trials", "largest_worth_finding", "locate_settings", "open_trials"]
-
-# The fewest optimizer steps of a trial from which its learning can be told at all.
-FEWEST_STEPS = 8
-
-
-@dataclass(frozen=True)
-class TrialSettings:
-    """What a user may choose about trials; the meaning of each is documented at `BatchSizeTuner`."""
-
-    monitor: str
-    trial_budget: TrialBudget | None = None
-    lr_arg_name: str | None = None
-    scaling_rule: Rule | Literal["auto"] = "auto"
-    scale_adam: bool = False
-    warmup: int | Literal["auto"] | None = "auto"
-    memory_limit: int | None = None
-    clock: Callable[[], float] = time.perf_counter
+__all__ = ["Trials", "open_trials"]
 
 
 @dataclass(frozen=True)
@@ -100,100 +80,6 @@ class Trials:
         return float(self.in_place.learning_rate.reference)
 
 
-def _settings_in_place(
-    trainer: Trainer, batching: Batching, settings: TrialSettings, restore: Callable[[], None]
-) -> SettingsInPlace:
-    """Find where batch and learning rate of a fit live; user code runs.
-
-    Args:
-        trainer: a Trainer inside `fit`, at `on_fit_start`.
-        batching: where the micro-batch size lives.
-        settings: the user's choices.
-        restore: puts the run back as it was before it had optimizers; called once more at the end.
-
-    Raises:
-        SettingRefused: the fit has no one batch size to start from.
-
-    """
-    if plans_accumulation(trainer):
-        raise SettingRefused(
-            "Expected one accumulation for the whole fit, found GradientAccumulationScheduler, which changes the batch "
-            "size by epoch. Take it out of the callbacks, or tune without it first."
-        )
-    if batching.reference is None:
-        raise SettingRefused(
-            f"Expected a batch size to start from, found none in {batching.holder}. Give it one: the run with that "
-            "batch size and your learning rate is what the others are measured by."
-        )
-    layout = BatchLayout(batching.reference, trainer.accumulate_grad_batches, replicas(trainer))
-    loaders = combined(request_loaders(trainer, "train"), "train")
-    data = epoch_data(trainer, "train", loaders, batching.shares(trainer, "train"))
-    constants = StepConstants.of(trainer.lr_scheduler_configs)
-    learning_rate = LearningRate.locate(trainer, restore, settings.lr_arg_name)
-    return SettingsInPlace(
-        batching, layout, data, learning_rate, StepSettings.of(trainer, layout, data), constants, settings.scale_adam
-    )
-
-
-def locate_settings(
-    trainer: Trainer, batching: Batching, settings: TrialSettings, start: FrozenStart
-) -> SettingsInPlace:
-    """Find where batch and learning rate of a fit live, and leave the fit as it is.
-
-    Args:
-        trainer: a Trainer inside `fit`, at `on_fit_start`.
-        batching: where the micro-batch size lives.
-        settings: the user's choices.
-        start: the run as it was before it had optimizers.
-
-    """
-    frozen = FrozenFit(trainer, passed_loaders(trainer, "fit"))
-    try:
-        return _settings_in_place(trainer, batching, settings, lambda: _wind_back(trainer, frozen, start))
-    finally:
-        frozen.restore()
-
-
-def largest_worth_finding(trainer: Trainer, settings: TrialSettings, asked: FindSettings) -> int | None:
-    """The largest batch per device that a trial could have, so that no larger one need be found; None for no bound.
-
-    The fit is left as it is.
-
-    Args:
-        trainer: a Trainer inside `fit`, at `on_fit_start`.
-        settings: the user's choices for trials.
-        asked: the user's choices for the search of what fits.
-
-    """
-    frozen = FrozenFit(trainer, passed_loaders(trainer, "fit"))
-    try:
-        batching, _ = locate_batching(trainer, "train", asked.batch_arg_name)
-        if batching.reference is None:
-            return None  # refused later, in words
-        layout = BatchLayout(batching.reference, trainer.accumulate_grad_batches, replicas(trainer))
-        loaders = combined(request_loaders(trainer, "train"), "train")
-        data = epoch_data(trainer, "train", loaders, batching.shares(trainer, "train"))
-        budget = _budget(settings, horizon_of(trainer, layout, data), layout)
-    finally:
-        frozen.restore()
-    return max(asked.init_val, layout.micro, budget // FEWEST_STEPS // layout.world)
-
-
-def _budget(settings: TrialSettings, horizon: Horizon, layout: BatchLayout) -> int:
-    return budget_in_samples(
-        settings.trial_budget,
-        fit_samples=horizon.fit,
-        epoch_samples=horizon.epoch,
-        batch_size=layout.global_batch_size,
-    )
-
-
-def _wind_back(trainer: Trainer, frozen: FrozenFit, start: FrozenStart) -> None:
-    frozen.restore()
-    start.restore()
-    forget_loaders(trainer)
-
-
 @contextlib.contextmanager
 def open_trials(
     trainer: Trainer, start: FrozenStart, found: FindResult, placement: Placement, settings: TrialSettings
@@ -226,8 +112,8 @@ def open_trials(
 
             def look() -> None:
                 validation = _validation_samples(trainer, placement.batching)
-                wind_back = functools.partial(_wind_back, trainer, frozen, start)
-                opened.append((_settings_in_place(trainer, placement.batching, settings, wind_back), validation))
+                back = functools.partial(wind_back, trainer, frozen, start)
+                opened.append((settings_in_place(trainer, placement.batching, settings, back), validation))
 
             run_on_all(peers, look, put_back=frozen.restore)
             in_place, validation = opened[0]
@@ -235,7 +121,7 @@ def open_trials(
             data, layout = EpochData.least(peers.gather(in_place.data)), in_place.layout
             layouts = TrialLayouts(trainer, layout, found, data)
             horizon = horizon_of(trainer, layout, data)
-            budget = _budget(settings, horizon, layout)
+            budget = trial_budget(settings, horizon, layout)
             marks = sample_marks(budget, layout.global_batch_size, validation)
             plan = TrialPlan(
                 settings.monitor, marks, budget / horizon.fit if horizon.fit else None, data, layouts.layout

@@ -23,7 +23,8 @@ from bstuner.report.live import SearchDisplay
 from bstuner.training.find import find_largest
 from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.session import FindSettings
-from bstuner.training.trials import Trials, TrialSettings, open_trials
+from bstuner.training.trial_places import TrialSettings
+from bstuner.training.trials import Trials, open_trials
 
 
 class Learner(zoo.Base):
