@@ -246,8 +246,21 @@ class _Search:
         if values:
             self.study.tell(trial, values=values)
         else:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._tell_pruned(trial)
         self.observer.trial_ended(summary)
+
+    def _tell_pruned(self, trial: Trial) -> None:
+        """Tell Optuna that a trial gave no value.
+
+        Of its own, it takes the last metric reported for one. That is no number of seconds, yet dashboards would draw
+        it among them.
+        """
+        if self.settings.objective != "time":
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return
+        frozen = self.study._storage.get_trial(trial._trial_id)
+        self.study.sampler.after_trial(self.study, frozen, TrialState.PRUNED, None)
+        self.study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
 
     def _fail(self, trial: Trial, reason: str, again: bool = False) -> None:
         """Tell Optuna that a trial gave no answer, and put its settings back into the queue where they still need one.
@@ -309,7 +322,7 @@ class _Search:
             confirmation = confirm_quality(run, view.baseline, winner, seed, mode)
         keep(trial, confirmation)
         if confirmation.value is None:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._tell_pruned(trial)
         else:  # the worse of the two seeds: it is no trial of its own, so it must not become the study's best
             worse = max if self.study.direction == StudyDirection.MINIMIZE else min
             self.study.tell(trial, worse(confirmation.value, winner.value[0]))

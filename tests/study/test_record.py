@@ -66,6 +66,24 @@ def test_whether_a_trial_fits_is_told_as_a_number(capacity: int | None) -> None:
     assert sizes == {size: int(size <= 128 and (capacity is None or size <= 100)) for size in sizes}
 
 
+def test_nothing_that_dashboards_show_is_longer_than_a_line_of_them() -> None:
+    study = new_study()
+    search(FormulaRunner(), study, n_trials=8)
+
+    assert study.trials[-1].user_attrs["role"] == "confirm"
+    for trial in study.trials:
+        assert max(len(str(value)) for value in trial.user_attrs.values()) < 120
+
+
+def test_a_trial_without_an_answer_is_not_drawn_among_the_seconds() -> None:
+    study = new_study()
+    search(FormulaRunner(), study, n_trials=12, patience=None, confirm=False)
+
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert all(trial.intermediate_values and trial.value is None for trial in pruned)
+
+
 def test_trials_that_reached_the_target_tell_when() -> None:
     study = new_study()
     result = search(FormulaRunner(), study, n_trials=8, confirm=False)
