@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from bstuner.study.store import StudyFacts
+from dataclasses import replace
+from typing import Any
+
+from formula_runner import SPACE, FormulaRunner, search
+from optuna import Study
+
+from bstuner.core.tune_result import TuneResult
+from bstuner.study.storage import Storage
+from bstuner.study.store import StudyFacts, open_study
 
 FACTS = StudyFacts(
     gpu_name="NVIDIA H200",
@@ -24,3 +32,15 @@ FACTS = StudyFacts(
     model="Digits",
     parameters=85_002,
 )
+
+
+def tuned_study(
+    storage: Storage, name: str = "digits", runner: FormulaRunner | None = None, **settings: Any
+) -> tuple[Study, TuneResult]:
+    """A study as a search leaves it, and what the search found."""
+    runner = runner or FormulaRunner()
+    settings = {"n_trials": 8, "capacity_bytes": 2**31, **settings}
+    facts = replace(FACTS, mode=runner.mode, objective=settings.get("objective", "time"), trial_budget=runner.budget)
+    lowest, highest = SPACE.lr_range
+    study = open_study(storage, name, replace(facts, base_lr_low=lowest, base_lr_high=highest))
+    return study, search(runner, study, **settings)
