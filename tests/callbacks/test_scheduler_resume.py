@@ -194,6 +194,26 @@ def test_a_checkpoint_without_a_plan_is_refused() -> None:
         fit(Random(halves(20), length=50, batch_size=4), scheduler(PLAN), epochs=2, ckpt_path=path)
 
 
+MISSING = r"callbacks used to create the checkpoint.*BatchSizeScheduler"
+
+
+def test_without_the_callback_a_checkpoint_from_within_an_epoch_is_refused_and_the_callback_named() -> None:
+    path = saved_mid_epoch()
+    with (
+        pytest.warns(UserWarning, match=MISSING),
+        pytest.raises(RuntimeError, match="0 stateful loaders, but found 1 states"),
+    ):
+        fit(Random(halves(20), length=50, batch_size=4), epochs=4, ckpt_path=path)
+
+
+def test_without_the_callback_a_checkpoint_between_epochs_goes_on_in_the_users_own_batches_and_says_so() -> None:
+    train(Random(halves(20), length=50, batch_size=4), "saved", AT_EPOCH_ENDS, epochs=2)
+    model = Random(halves(20), length=50, batch_size=4)
+    with pytest.warns(UserWarning, match=MISSING):
+        fit(model, epochs=4, ckpt_path=str(next(Path("saved").glob("epoch=1*.ckpt"))))
+    assert model.sizes(2) == model.sizes(3) == [4] * 12 + [2]
+
+
 @pytest.mark.parametrize(
     ("model", "plan", "epochs", "match"),
     [
