@@ -1,7 +1,9 @@
 """A small GPT on the bytes of Python's own standard library, as a user would write it: nothing here knows of bstuner.
 
 python examples/gpt.py                     # trains at batch size 16, for about a minute on one core
-bstuner tune examples/gpt.py               # finds the batch size and learning rate that get there soonest
+bstuner tune --max_val 512 examples/gpt.py # finds the batch size and learning rate that get there soonest
+
+Without --max_val the search for what fits goes on until a CPU's memory is full.
 """
 
 from __future__ import annotations
