@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import optuna
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -21,10 +22,13 @@ from optuna.storages import BaseStorage
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core.result import FindResult
 from bstuner.core.tune_result import TuneResult
+from bstuner.errors import StorageUnusable
 from bstuner.report.tuning import TuningDisplay
+from bstuner.study.findings import write_answer, write_environment, write_find, write_search
 from bstuner.study.search import tune
 from bstuner.study.settings import TuneSettings
 from bstuner.study.space import SearchSpace
+from bstuner.study.storage import storage_trouble
 from bstuner.study.store import DEFAULT_FILE, StudyFacts, open_study, storage_in_words
 from bstuner.study.workers import Worker
 from bstuner.training.trials import Trials
@@ -61,6 +65,9 @@ class SearchForPair:
         settings: how the search is to go.
         choices: where its study is.
 
+    Attributes:
+        study: the study; None before the search, and on processes of another rank than 0.
+
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class SearchForPair:
         self._found = found
         self._settings = replace(settings, capacity_bytes=found.usable_bytes)
         self._choices = choices
+        self.study: Study | None = None
         self._storage = choices.storage or _default_storage(trainer)
         model = type(trainer.lightning_module).__name__
         self._name = choices.study_name or f"{model}-{datetime.now():%Y-%m-%d-%H-%M-%S}-{secrets.token_hex(2)}"
@@ -120,6 +128,11 @@ class SearchForPair:
                 sampler=self._choices.sampler,
                 pruner=self._choices.pruner,
             )
+        self.study = study
+        with storage_trouble(storage_in_words(study)):
+            write_search(study, self._settings.n_trials, self._trials.in_place.learning_rate.holder)
+            write_find(study, self._found)
+            write_environment(study, type(self._trainer.strategy).__name__)
         own = self._choices.study
         with Worker(study) as worker, display, _without_optunas_own_words():
             display.expect(budget=self._trials.runner.budget, n_trials=self._settings.n_trials)
@@ -155,6 +168,21 @@ class SearchForPair:
             study_name=study.study_name,
             warnings=(*result.warnings, *self._trials.remarks),
         )
+
+    def keep(self, result: TuneResult) -> None:
+        """Keep the whole answer in the study, for reports.
+
+        Args:
+            result: the answer, with all that was set.
+
+        """
+        if self.study is None:
+            return
+        try:
+            with storage_trouble(storage_in_words(self.study)):
+                write_answer(self.study, result)
+        except StorageUnusable as error:  # the answer is in place, and training need not wait for a database
+            rank_zero_warn(f"The end of the search is not kept in the study, so reports will not tell it. {error}")
 
     def _how_to_go_on(self, name: str) -> str:
         where = storage_in_words(self._choices.study or self._storage)

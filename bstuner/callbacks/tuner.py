@@ -243,6 +243,7 @@ class BatchSizeTuner(OwnCallback):
         self._put_in_place(trainer, start, trials.in_place)
         self._result = self._with_settings(result, trials.in_place)
         if trainer.is_global_zero:
+            search.keep(self._result)
             tuning.show(self._result)
             if spawns_processes(trainer):
                 self._mailbox.post(self._result)

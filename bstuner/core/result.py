@@ -156,3 +156,30 @@ class FindResult:
             "warnings": list(self.warnings),
             "search_seconds": self.seconds,
         }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> FindResult:
+        """The result from plain types, as `as_dict` makes them.
+
+        Args:
+            content: those, also by way of JSON. What the result of a newer or older version has beside them is left
+                out.
+
+        Raises:
+            KeyError: something is missing.
+
+        """
+        line = content["memory_line"] or {"intercept_bytes": None, "bytes_per_sample": None}
+        as_they_are = ("batch_size", "limited_by", "capacity_bytes", "usable_bytes", "device", "stage", "holder")
+        counts = ("reference_batch_size", "accumulate_grad_batches", "world_size", "validation_batch_size")
+        return cls(
+            **{name: content[name] for name in (*as_they_are, *counts, "lr", "knee", "dataset_size")},
+            probes=tuple(Probe(**probe) for probe in content["probes"]),
+            validation_probes=tuple(Probe(**probe) for probe in content["validation_probes"]),
+            memory_intercept=line["intercept_bytes"],
+            memory_slope=line["bytes_per_sample"],
+            seconds=content["search_seconds"],
+            scanned=content["scanned_samples"],
+            changed_settings=tuple(content["changed_settings"]),
+            warnings=tuple(content["warnings"]),
+        )

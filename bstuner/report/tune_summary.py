@@ -20,6 +20,7 @@ __all__ = [
     "format_ratio",
     "format_seconds",
     "format_settings",
+    "quality",
     "tune_summary",
 ]
 
@@ -171,7 +172,7 @@ def _best(result: TuneResult) -> Iterator[Row]:
         share = _fewer(best.samples, baseline.samples)
         yield "Samples", f"{best.samples:,} instead of {baseline.samples:,} ({share}) to the same {result.monitor}"
     else:
-        mine, yours = (format_metric(_quality(trial, result.mode)) for trial in (best, baseline))
+        mine, yours = (format_metric(quality(trial, result.mode)) for trial in (best, baseline))
         yield "Best", _Side(settings, f"{result.monitor} {mine} instead of {yours} within {result.budget:,} samples")
         one, other = best.samples_per_second, baseline.samples_per_second
         if one and other:
@@ -195,7 +196,8 @@ def _fewer(mine: float, yours: float) -> str:
     return f"{share:.0%} {'more' if ratio > 1 else 'fewer'}" if share else "as many"
 
 
-def _quality(trial: TrialSummary, mode: str) -> float:
+def quality(trial: TrialSummary, mode: str) -> float:
+    """The best metric that a trial was seen at."""
     metrics = [mark.metric for mark in trial.curve] or [trial.metric if trial.metric is not None else float("nan")]
     return min(metrics) if mode == "min" else max(metrics)
 
@@ -220,7 +222,7 @@ def _race(result: TuneResult, mine: TrialSummary, yours: TrialSummary) -> str:
 
 
 def _contest(result: TuneResult, mine: TrialSummary, yours: TrialSummary) -> str:
-    one, other = (format_metric(_quality(trial, result.mode)) for trial in (mine, yours))
+    one, other = (format_metric(quality(trial, result.mode)) for trial in (mine, yours))
     return f"{result.monitor} {one} against {other} with your own settings"
 
 

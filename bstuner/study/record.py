@@ -232,6 +232,13 @@ class StudyView:
         return min((record for record in self.records if record.value), key=lambda r: sign * r.value[0], default=None)
 
     @property
+    def winner(self) -> Record | None:
+        """The best trial, where it is another than the baseline and there is one best."""
+        if self.best is None or self.baseline is None or self.best.summary.number == self.baseline.summary.number:
+            return None
+        return self.best
+
+    @property
     def target(self) -> float:
         """The metric to reach: the baseline's at the end of its budget."""
         assert self.baseline is not None

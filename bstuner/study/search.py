@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from optuna import Study
 from optuna.pruners import BasePruner, NopPruner
@@ -14,10 +15,11 @@ from optuna.trial import Trial, TrialState
 from bstuner.core.trial import Mark, TrialRequest, TrialRun, TrialRunner, Watch
 from bstuner.core.tune_result import Role, TrialSummary, TuneResult, TuningObserver
 from bstuner.errors import BaselineFailed, InvalidSetting
+from bstuner.study.answer import answer_of
 from bstuner.study.confirm import claim, confirm, confirm_quality, confirms, find_confirmation, keep
 from bstuner.study.objective import BaselineJudge, Judge, Judgement, QualityJudge, TimeJudge
 from bstuner.study.pace_sampler import PaceSampler
-from bstuner.study.record import Record, StudyView, role_of, summarize, write_request, write_summary
+from bstuner.study.record import StudyView, role_of, summarize, write_request, write_summary
 from bstuner.study.reporter import Reporter
 from bstuner.study.settings import TuneSettings
 from bstuner.study.space import SearchSpace
@@ -277,15 +279,9 @@ class _Search:
         if again:
             self.study.enqueue_trial(params, user_attrs=purpose)
 
-    def _winner(self, view: StudyView) -> Record | None:
-        """The best trial, where it is another than the baseline and there is one best."""
-        assert view.baseline is not None
-        best = view.best
-        return None if best is None or best.summary.number == view.baseline.summary.number else best
-
     def _to_confirm(self, view: StudyView) -> bool:
         """Whether a winner waits for its confirmation, which is then in the queue."""
-        winner = self._winner(view)
+        winner = view.winner
         if winner is None or not self.settings.confirm or find_confirmation(view, winner) is not None:
             return False
         claim(self.study, view, winner)
@@ -293,7 +289,7 @@ class _Search:
 
     def _run_confirmation(self, trial: Trial, view: StudyView) -> None:
         """Run winner and baseline on another seed, unless that is no longer wanted or somebody else does."""
-        winner = None if view.baseline is None else self._winner(view)
+        winner = view.winner
         others = [t for t in view.in_state(TrialState.RUNNING) if t.number < trial.number and self.worker.alive(t)]
         if (
             view.baseline is None
@@ -331,33 +327,9 @@ class _Search:
 
     def _result(self, view: StudyView, stopped: str) -> TuneResult:
         """Put the answer together, from the study alone."""
-        assert view.baseline is not None
-        assert view.best is not None
-        winner = self._winner(view)
-        confirmation = find_confirmation(view, winner) if winner is not None else None
-        baseline, best = view.baseline.summary, view.best.summary
-        speedup = None
-        if self.settings.objective == "time" and baseline.seconds and best.seconds:
-            speedup = baseline.seconds / best.seconds
-        trained = sum(record.seconds_trained for record in view.records)
-        trained += confirmation.seconds_trained if confirmation else 0.0
-        return TuneResult(
-            baseline=baseline,
-            best=best,
-            trials=tuple(record.summary for record in view.records),
-            monitor=self.settings.monitor,
-            mode=self.settings.mode,
-            objective=self.settings.objective,
-            target=view.target,
-            budget=self.runner.budget,
-            rule=self.space.rule,
-            reference_lr=self.space.reference_lr,
+        return replace(
+            answer_of(view, self.settings.monitor, self.runner.budget, self.space.rule, self.space.reference_lr),
             study_name=self.study.study_name,
-            storage="",
-            speedup=speedup,
-            cost=trained / view.baseline.seconds_trained if view.baseline.seconds_trained else 0.0,
             stopped=stopped,
-            confirmed=None if confirmation is None else confirmation.holds,
-            confirmation=() if confirmation is None else confirmation.runs,
             seconds=self.clock() - self.started,
         )

@@ -1,0 +1,284 @@
+"""All that a study holds for people: what was found and measured, where, and how far the search has come."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from bstuner.core.result import FindResult
+from bstuner.core.tune_result import Role, TrialSummary, TuneResult
+from bstuner.errors import StudyMismatch
+from bstuner.study.answer import answer_of
+from bstuner.study.processes import ProcessMark
+from bstuner.study.record import StudyView, role_of
+from bstuner.study.storage import storage_in_words
+from bstuner.study.store import StudyFacts
+
+__all__ = [
+    "Environment",
+    "Findings",
+    "RunningTrial",
+    "State",
+    "write_answer",
+    "write_environment",
+    "write_find",
+    "write_growth",
+    "write_search",
+]
+
+State = Literal["searching", "interrupted", "failed", "ended", "unknown"]
+
+
+def write_search(study: Study, n_trials: int, lr_holder: str) -> None:
+    """Keep how many trials there are to be, at most, and where the learning rate lives, in words."""
+    study.set_user_attr("n_trials", n_trials)
+    study.set_user_attr("lr_holder", lr_holder)
+
+
+def write_find(study: Study, find: FindResult) -> None:
+    """Keep what the search for the largest batch found, unless another worker was first."""
+    if "find" not in study.user_attrs:
+        study.set_user_attr("find", find.as_dict())
+
+
+def write_environment(study: Study, strategy: str) -> None:
+    """Keep where the search runs, unless another worker was first; device and versions are kept by `open_study`."""
+    if "environment" not in study.user_attrs:
+        study.set_user_attr("environment", {"strategy": strategy, "system": platform.platform()})
+
+
+def write_answer(study: Study, result: TuneResult) -> None:
+    """Keep of an answer what the trials do not tell."""
+    content = {
+        "of_trials": len(result.trials),
+        "best": result.best.number,
+        "stopped": result.stopped,
+        "set_values": list(result.set_values),
+        "by_hand": list(result.by_hand),
+        "warmup": result.warmup,
+        "warnings": list(result.warnings),
+        "seconds": result.seconds,
+    }
+    study.set_user_attr("answer", content)
+
+
+def write_growth(study: Study, plan: dict[str, Any]) -> None:
+    """Keep the growth plan of the fit that follows the search, in plain types."""
+    study.set_user_attr("growth", plan)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the trials ran.
+
+    Args:
+        device: The device's name.
+        memory_gib: Its memory; None where unknown.
+        world_size: Number of processes that train together.
+        precision: As the Trainer names it.
+        strategy: The class of the Trainer's strategy; empty where that is not told.
+        system: The operating system; empty where that is not told.
+        hosts: The machines that have run trials.
+        versions: Of Python, bstuner and the packages beneath it.
+    """
+
+    device: str
+    memory_gib: float | None
+    world_size: int
+    precision: str
+    strategy: str
+    system: str
+    hosts: tuple[str, ...]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial that has not ended.
+
+    Args:
+        number: Its number in the study.
+        role: Why it is run.
+        global_batch_size: Samples per optimizer step, over all processes; None before its worker has said.
+        lr: The learning rate; None likewise.
+        host: The machine that runs it; empty likewise.
+    """
+
+    number: int
+    role: Role
+    global_batch_size: int | None
+    lr: float | None
+    host: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a study holds, read once.
+
+    Args:
+        study_name: The study's name.
+        storage: Where the study is kept, without password.
+        facts: What its trials stand for.
+        state: "ended": the search has its answer. "failed": by an error, told in `failure`. "interrupted": by Ctrl-C or
+            the end of its process. "unknown": an older bstuner, which did not keep it, has made the study.
+        failure: The error that ended the search; empty for none.
+        n_trials: How many trials there are to be, at most; None where that is not told.
+        trials: Every trial that has ended with an answer, in order, without those that confirm a winner.
+        running: The trials that run just now.
+        find: What the search for the largest batch found; None where that is not told.
+        result: What the search found, or has found by now; None before the baseline has ended.
+        environment: Where the trials ran.
+        growth: The growth plan of the fit that followed, in plain types; None for none.
+        updated: When a trial last began or ended, by the clock of the machine that ran it; None before the first.
+    """
+
+    study_name: str
+    storage: str
+    facts: StudyFacts
+    state: State
+    failure: str
+    n_trials: int | None
+    trials: tuple[TrialSummary, ...]
+    running: tuple[RunningTrial, ...]
+    find: FindResult | None
+    result: TuneResult | None
+    environment: Environment
+    growth: dict[str, Any] | None
+    updated: datetime | None
+
+    @classmethod
+    def read(cls, study: Study) -> Findings:
+        """Read a study, also while workers write to it; nothing of it is changed.
+
+        >>> import optuna
+        >>> Findings.read(optuna.create_study(study_name="mine"))
+        Traceback (most recent call last):
+        bstuner.errors.StudyMismatch: Expected a study that bstuner made, found 'mine', which it did not. Name another.
+
+        Args:
+            study: The study.
+
+        Raises:
+            StudyMismatch: bstuner did not make it, or a version did whose studies this one cannot read.
+        """
+        attributes = study.user_attrs
+        facts = _facts(study.study_name, attributes)
+        view = StudyView.read(study, facts.objective, facts.mode)
+        find = _find(attributes)
+        alive = [trial for trial in view.in_state(TrialState.RUNNING) if _may_live(trial)]
+        answer = attributes.get("answer")
+        if answer is not None and (alive or answer["of_trials"] != len(view.records)):
+            answer = None  # the search goes on from there
+        state, failure = _state(view, alive, answer is not None, "n_trials" in attributes)
+        storage = storage_in_words(study)
+        times = [time for trial in view.trials for time in (trial.datetime_start, trial.datetime_complete) if time]
+        result = None
+        if view.baseline is not None:
+            result = answer_of(view, facts.monitor, facts.trial_budget, facts.scaling_rule, facts.reference_lr)
+            result = replace(
+                result,
+                study_name=study.study_name,
+                storage=storage,
+                find=find,
+                lr_holder=attributes.get("lr_holder", result.lr_holder),
+                seconds=(max(times) - min(times)).total_seconds(),
+            )
+            result = result if answer is None else _completed(result, answer)
+        return cls(
+            study_name=study.study_name,
+            storage=storage,
+            facts=facts,
+            state=state,
+            failure=failure,
+            n_trials=attributes.get("n_trials"),
+            trials=tuple(record.summary for record in view.records),
+            running=tuple(_running(trial) for trial in alive),
+            find=find,
+            result=result,
+            environment=_environment(facts, attributes, view),
+            growth=attributes.get("growth"),
+            updated=max(times, default=None),
+        )
+
+
+def _facts(name: str, attributes: dict[str, Any]) -> StudyFacts:
+    if "bstuner_version" not in attributes:
+        raise StudyMismatch(f"Expected a study that bstuner made, found {name!r}, which it did not. Name another.")
+    known = {field.name: attributes[field.name] for field in fields(StudyFacts) if field.name in attributes}
+    try:
+        return StudyFacts(**known)
+    except TypeError as error:
+        raise StudyMismatch(
+            f"Expected a study whose settings can be read, found {name!r}, made by bstuner "
+            f"{attributes['bstuner_version']}, without some of them: {error}. Read it with that version."
+        ) from None
+
+
+def _find(attributes: dict[str, Any]) -> FindResult | None:
+    return FindResult.from_dict(attributes["find"]) if "find" in attributes else None
+
+
+def _completed(result: TuneResult, answer: dict[str, Any]) -> TuneResult:
+    """With what only the worker that wrote the answer knew."""
+    best = next((trial for trial in result.trials if trial.number == answer["best"]), result.best)
+    return replace(
+        result,
+        best=best,
+        stopped=answer["stopped"],
+        set_values=tuple(answer["set_values"]),
+        by_hand=tuple(answer["by_hand"]),
+        warmup=None if answer["warmup"] is None else tuple(answer["warmup"]),
+        warnings=tuple(answer["warnings"]),
+        seconds=answer["seconds"],
+    )
+
+
+def _state(view: StudyView, alive: list[FrozenTrial], answered: bool, told: bool) -> tuple[State, str]:
+    """How far the search has come, and the error that ended it."""
+    if answered:
+        return "ended", ""
+    if not told:
+        return "unknown", ""
+    if alive:
+        return "searching", ""
+    begun = [trial for trial in view.trials if trial.state != TrialState.WAITING]
+    last = begun[-1] if begun else None
+    if last is None or last.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        return "searching", ""  # between two trials
+    if last.user_attrs.get("outcome") == "error":
+        return "failed", str(last.user_attrs.get("error", ""))
+    return "interrupted", ""
+
+
+def _may_live(trial: FrozenTrial) -> bool:
+    """Whether the process that runs a trial may be there; of other machines, nobody knows at one look."""
+    owner = trial.user_attrs.get("owner")
+    if owner is None:
+        return True
+    return ProcessMark(owner["host"], owner["machine"], owner["pid"], owner["started"]).is_running() is not False
+
+
+def _running(trial: FrozenTrial) -> RunningTrial:
+    told = trial.user_attrs
+    host = told["owner"]["host"] if "owner" in told else ""
+    return RunningTrial(trial.number, role_of(trial), told.get("effective_batch_size"), told.get("lr"), host)
+
+
+def _environment(facts: StudyFacts, attributes: dict[str, Any], view: StudyView) -> Environment:
+    told = attributes.get("environment", {})
+    hosts = [trial.user_attrs["owner"]["host"] for trial in view.trials if "owner" in trial.user_attrs]
+    return Environment(
+        device=facts.gpu_name,
+        memory_gib=facts.gpu_memory_gib,
+        world_size=facts.world_size,
+        precision=facts.precision,
+        strategy=told.get("strategy", ""),
+        system=told.get("system", ""),
+        hosts=tuple(dict.fromkeys(hosts)),
+        versions={"bstuner": attributes["bstuner_version"], **attributes.get("versions", {})},
+    )
