@@ -15,19 +15,20 @@ from bstuner.study.store import is_ours
 __all__ = ["existing_storage", "pick_study"]
 
 
-def existing_storage(storage: str | None) -> BaseStorage:
+def existing_storage(storage: str | None, *, writes: bool = True) -> BaseStorage:
     """Open a storage that is there: nothing is made where there is none.
 
     Args:
         storage: An Optuna URL, or a path of a journal file that ends in .log; None for the file bstuner-study.log in
             the current folder.
+        writes: Whether anything is to be written to it.
 
     Raises:
         InvalidSetting: It is neither.
         StorageUnusable: There is no such file, it is one of another kind, or the database cannot be reached.
 
     """
-    return open_storage(storage, new=False)
+    return open_storage(storage, new=False, writes=writes)
 
 
 def pick_study(storage: BaseStorage, study_name: str | None = None) -> Study:

@@ -56,7 +56,7 @@ def points(name: str, x: Iterable[Any], y: Iterable[Any], hover: Iterable[str], 
     )
 
 
-def line(name: str, x: Iterable[Any], y: Iterable[Any], color: str, dash: str = "solid", **more: Any) -> go.Scatter:
+def line(name: str, x: Iterable[Any], y: Iterable[Any], color: str, *, dash: str = "solid", **more: Any) -> go.Scatter:
     """A line; the arguments as for `points`."""
     shape = {"color": color, "dash": dash, "width": 2.5}
     return go.Scatter(

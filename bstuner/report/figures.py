@@ -14,10 +14,11 @@ from bstuner.core.trial import Mark
 from bstuner.core.tune_result import TrialSummary
 from bstuner.device.limit import format_bytes
 from bstuner.report.figure_style import FAINT, INK, OURS, WRONG, YOURS, line, log2_axis, new_figure, points, words
+from bstuner.report.trial_figures import front_figure, trials_figure
 from bstuner.report.tune_summary import format_lr, format_metric, format_seconds, format_settings
 from bstuner.study.findings import Findings
 
-__all__ = ["curves_figure", "growth_figure", "memory_figure", "throughput_figure"]
+__all__ = ["curves_figure", "front_figure", "growth_figure", "memory_figure", "throughput_figure", "trials_figure"]
 
 # Below this share of what may be used, a line that shows the limit would press all measurements into the ground.
 _NEAR_THE_LIMIT = 0.05
@@ -40,7 +41,7 @@ def memory_figure(findings: Findings) -> go.Figure | None:
         ends = [0, 1.15 * max(probe.batch_size for probe in find.probes)]
         along = [(find.memory_intercept + find.memory_slope * size) / bytes_of_unit for size in ends]
         per_sample = f"fitted line, {format_bytes(round(find.memory_slope))} per sample"
-        figure.add_trace(line(per_sample, ends, along, OURS, "dot"))
+        figure.add_trace(line(per_sample, ends, along, OURS, dash="dot"))
     for name, probes, marker in (
         ("measured, fits", [p for p in measured if p.fits], {"color": OURS, "size": 9}),
         ("measured, too large", [p for p in measured if not p.fits], {"color": WRONG, "size": 9, "symbol": "x"}),
@@ -161,14 +162,15 @@ def growth_figure(findings: Findings) -> go.Figure | None:
     starts, sizes = [phase["start_sample"] for phase in phases], [phase["batch_size"] for phase in phases]
     hover = [_phase_words(phase) for phase in phases]
     planned = {"shape": "hv", "color": OURS, "width": 2.5}
-    told = {"hovertext": [*hover, hover[-1]], "hoverinfo": "text", "line": planned}
-    figure.add_trace(line("planned", [*starts, end], [*sizes, sizes[-1]], OURS, **told), row=1, col=1)
-    figure.add_trace(line("yours", [0, end], [own, own], YOURS, "dash"), row=1, col=1)
+    told = [*hover, hover[-1]]
+    steps = points("planned", [*starts, end], [*sizes, sizes[-1]], told, mode="lines", line=planned)
+    figure.add_trace(steps, row=1, col=1)
+    figure.add_trace(line("yours", [0, end], [own, own], YOURS, dash="dash"), row=1, col=1)
     figure.update_yaxes(row=1, col=1, **log2_axis("batch size", [own, *sizes]))
     if curve:
         samples, own_lrs, lrs = (list(column) for column in zip(*curve, strict=True))
         figure.add_trace(line("planned", samples, lrs, OURS, showlegend=False), row=2, col=1)
-        figure.add_trace(line("yours", samples, own_lrs, YOURS, "dash", showlegend=False), row=2, col=1)
+        figure.add_trace(line("yours", samples, own_lrs, YOURS, dash="dash", showlegend=False), row=2, col=1)
         figure.update_yaxes(row=2, col=1, title_text="learning rate", rangemode="tozero", exponentformat="power")
     figure.update_xaxes(row=panels, col=1, title_text="samples")
     return figure

@@ -37,13 +37,15 @@ _SQLITE_PATIENCE = 60.0
 _LOCK_PATIENCE = 10
 
 
-def open_storage(storage: Storage, *, new: bool = True) -> BaseStorage:
+def open_storage(storage: Storage, *, new: bool = True, writes: bool = True) -> BaseStorage:
     """Open the storage of a study, and make what it needs where it is new.
 
     Args:
         storage: A path that ends in `.log`, for a journal file; an Optuna URL, for a database; an Optuna storage, which
             is returned as it is; None for the journal file `bstuner-study.log` in the current folder.
         new: Whether it may be new. If not, nothing is made where there is none.
+        writes: Whether it is written to. If not, it is none that may be new, and SQLite and PostgreSQL are told to
+            refuse any change.
 
     Raises:
         InvalidSetting: It is none of these.
@@ -58,7 +60,7 @@ def open_storage(storage: Storage, *, new: bool = True) -> BaseStorage:
             f"storage: expected a file with studies, found none at {file}. Tune first, or name where the studies are."
         )
     with storage_trouble(place):
-        return _open_database(place, new) if isinstance(place, URL) else _open_journal(place)
+        return _open_database(place, new, writes) if isinstance(place, URL) else _open_journal(place)
 
 
 def storage_in_words(storage: Storage | Study) -> str:
@@ -167,7 +169,7 @@ def _is_entry(line: bytes) -> bool:
     return isinstance(entry, dict) and "op_code" in entry
 
 
-def _open_database(url: URL, new: bool) -> BaseStorage:
+def _open_database(url: URL, new: bool, writes: bool) -> BaseStorage:
     """Open a database, and make Optuna's tables where there are none and it may be new."""
     if url.drivername == "postgresql":  # SQLAlchemy then takes psycopg2 up to 2.0 and psycopg from 2.1, here or not
         driver = next(filter(find_spec, ("psycopg2", "psycopg")), None)
@@ -175,6 +177,8 @@ def _open_database(url: URL, new: bool) -> BaseStorage:
     options: dict[str, Any] = {"pool_pre_ping": True}  # a connection that was dropped during a long trial is replaced
     if url.get_backend_name() == "sqlite":
         options = {"connect_args": {"timeout": _SQLITE_PATIENCE}}
+    elif url.get_backend_name() == "postgresql" and not writes:
+        options["execution_options"] = {"postgresql_readonly": True}
     if "studies" not in _tables(url, options) and not new:
         raise StorageUnusable(
             f"storage: expected a database with studies, found none in {_shown(url)}. "
@@ -182,14 +186,15 @@ def _open_database(url: URL, new: bool) -> BaseStorage:
         )
     for left in reversed(range(_TRIES)):
         try:
-            storage = RDBStorage(url.render_as_string(hide_password=False), dict(options))
+            address = url.render_as_string(hide_password=False)
+            storage = RDBStorage(address, dict(options), skip_table_creation=not writes)
             break
         except (SQLAlchemyError, StorageInternalError):
             if not left:
                 raise
             time.sleep(random.uniform(0.05, 0.3))
     if _file_of(url):
-        _lock_from_the_start(storage.engine)
+        (_lock_from_the_start if writes else _refuse_changes)(storage.engine)
     return storage
 
 
@@ -221,6 +226,11 @@ def _lock_from_the_start(engine: Engine) -> None:
     """
     event.listen(engine, "connect", lambda connection, record: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # connections made before know nothing of this
+
+
+def _refuse_changes(engine: Engine) -> None:
+    event.listen(engine, "connect", lambda connection, record: connection.execute("PRAGMA query_only = ON"))
     engine.dispose()  # connections made before know nothing of this
 
 
