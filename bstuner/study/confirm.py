@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bstuner.core.trial import Mark, Mode, TrialRequest, TrialRun, Watch
 from bstuner.core.tune_result import Role, TrialSummary, Verdict
+from bstuner.study.apart import keep_apart, kept_apart
 from bstuner.study.objective import best_metric, to_target
-from bstuner.study.record import Record, StudyView, keep_apart, kept_apart, role_of, summarize, trained_seconds
+from bstuner.study.record import Record, StudyView, role_of, summarize, trained_seconds
 
 __all__ = ["Confirmation", "claim", "confirm", "confirm_quality", "confirms", "find_confirmation", "keep"]
 
@@ -57,7 +58,7 @@ def find_confirmation(view: StudyView, winner: Record) -> Confirmation | None:
     """The confirmation of this winner that the study holds; None where there is none."""
     for trial in view.in_state(TrialState.COMPLETE, TrialState.PRUNED):
         if confirms(trial) == winner.summary.number:
-            stored, told = trial.user_attrs, kept_apart(trial, "confirmation")
+            stored, told = trial.user_attrs, kept_apart(trial)["confirmation"]
             runs = tuple(TrialSummary(**{**run, "curve": tuple(Mark(*mark) for mark in run["curve"])}) for run in told)
             return Confirmation(bool(stored["confirmed"]), runs, stored["seconds_trained"], trial.value)
     return None

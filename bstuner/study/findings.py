@@ -14,6 +14,7 @@ from bstuner.core.result import FindResult
 from bstuner.core.tune_result import Role, TrialSummary, TuneResult
 from bstuner.errors import StudyMismatch
 from bstuner.study.answer import answer_of
+from bstuner.study.apart import keep_apart, kept_apart
 from bstuner.study.processes import ProcessMark
 from bstuner.study.record import StudyView, role_of
 from bstuner.study.storage import storage_in_words
@@ -42,14 +43,14 @@ def write_search(study: Study, n_trials: int, lr_holder: str) -> None:
 
 def write_find(study: Study, find: FindResult) -> None:
     """Keep what the search for the largest batch found, unless another worker was first."""
-    if "find" not in study.user_attrs:
-        study.set_user_attr("find", find.as_dict())
+    if "find" not in kept_apart(study):
+        keep_apart(study, "find", find.as_dict())
 
 
 def write_environment(study: Study, strategy: str) -> None:
     """Keep where the search runs, unless another worker was first; device and versions are kept by `open_study`."""
-    if "environment" not in study.user_attrs:
-        study.set_user_attr("environment", {"strategy": strategy, "system": platform.platform()})
+    if "environment" not in kept_apart(study):
+        keep_apart(study, "environment", {"strategy": strategy, "system": platform.platform()})
 
 
 def write_answer(study: Study, result: TuneResult) -> None:
@@ -64,12 +65,12 @@ def write_answer(study: Study, result: TuneResult) -> None:
         "warnings": list(result.warnings),
         "seconds": result.seconds,
     }
-    study.set_user_attr("answer", content)
+    keep_apart(study, "answer", content)
 
 
 def write_growth(study: Study, plan: dict[str, Any]) -> None:
     """Keep the growth plan of the fit that follows the search, in plain types."""
-    study.set_user_attr("growth", plan)
+    keep_apart(study, "growth", plan)
 
 
 @dataclass(frozen=True)
@@ -166,12 +167,12 @@ class Findings:
         Raises:
             StudyMismatch: bstuner did not make it, or a version did whose studies this one cannot read.
         """
-        attributes = study.user_attrs
+        attributes, apart = study.user_attrs, kept_apart(study)
         facts = _facts(study.study_name, attributes)
         view = StudyView.read(study, facts.objective, facts.mode)
-        find = _find(attributes)
+        find = FindResult.from_dict(apart["find"]) if "find" in apart else None
         alive = [trial for trial in view.in_state(TrialState.RUNNING) if _may_live(trial)]
-        answer = attributes.get("answer")
+        answer = apart.get("answer")
         if answer is not None and (alive or answer["of_trials"] != len(view.records)):
             answer = None  # the search goes on from there
         state, failure = _state(view, alive, answer is not None, "n_trials" in attributes)
@@ -200,8 +201,8 @@ class Findings:
             running=tuple(_running(trial) for trial in alive),
             find=find,
             result=result,
-            environment=_environment(facts, attributes, view),
-            growth=attributes.get("growth"),
+            environment=_environment(facts, attributes, apart, view),
+            growth=apart.get("growth"),
             updated=max(times, default=None),
         )
 
@@ -217,10 +218,6 @@ def _facts(name: str, attributes: dict[str, Any]) -> StudyFacts:
             f"Expected a study whose settings can be read, found {name!r}, made by bstuner "
             f"{attributes['bstuner_version']}, without some of them: {error}. Read it with that version."
         ) from None
-
-
-def _find(attributes: dict[str, Any]) -> FindResult | None:
-    return FindResult.from_dict(attributes["find"]) if "find" in attributes else None
 
 
 def _completed(result: TuneResult, answer: dict[str, Any]) -> TuneResult:
@@ -257,7 +254,7 @@ def _state(view: StudyView, alive: list[FrozenTrial], answered: bool, told: bool
 
 def _may_live(trial: FrozenTrial) -> bool:
     """Whether the process that runs a trial may be there; of other machines, nobody knows at one look."""
-    owner = trial.user_attrs.get("owner")
+    owner = kept_apart(trial).get("owner")
     if owner is None:
         return True
     return ProcessMark(owner["host"], owner["machine"], owner["pid"], owner["started"]).is_running() is not False
@@ -265,13 +262,14 @@ def _may_live(trial: FrozenTrial) -> bool:
 
 def _running(trial: FrozenTrial) -> RunningTrial:
     told = trial.user_attrs
-    host = told["owner"]["host"] if "owner" in told else ""
+    host = kept_apart(trial).get("owner", {}).get("host", "")
     return RunningTrial(trial.number, role_of(trial), told.get("effective_batch_size"), told.get("lr"), host)
 
 
-def _environment(facts: StudyFacts, attributes: dict[str, Any], view: StudyView) -> Environment:
-    told = attributes.get("environment", {})
-    hosts = [trial.user_attrs["owner"]["host"] for trial in view.trials if "owner" in trial.user_attrs]
+def _environment(facts: StudyFacts, attributes: dict[str, Any], apart: dict[str, Any], view: StudyView) -> Environment:
+    told = apart.get("environment", {})
+    owners = [kept["owner"] for kept in map(kept_apart, view.trials) if "owner" in kept]
+    hosts = [owner["host"] for owner in owners]
     return Environment(
         device=facts.gpu_name,
         memory_gib=facts.gpu_memory_gib,

@@ -12,12 +12,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bstuner.core.trial import Mark, Mode, TrialRequest, TrialRun
 from bstuner.core.tune_result import Objective, Role, TrialSummary, Verdict
+from bstuner.study.apart import keep_apart, kept_apart
 
 __all__ = [
     "Record",
     "StudyView",
-    "keep_apart",
-    "kept_apart",
     "role_of",
     "summarize",
     "trained_seconds",
@@ -26,7 +25,6 @@ __all__ = [
 ]
 
 GIB = 2**30
-_APART = "bstuner:"
 # For dashboards, which know few words: what became of the training itself.
 _OUTCOMES = {"out of memory": "oom", "not finite": "not finite", "slower": "pruned", "behind": "pruned"}
 
@@ -83,16 +81,6 @@ def write_summary(trial: Trial, run: TrialRun, summary: TrialSummary, capacity_b
     keep_apart(trial, "curve", [list(mark) for mark in summary.curve])
     if peak is not None and capacity is not None:
         trial.set_constraint("memory_gib", peak - capacity)
-
-
-def keep_apart(trial: Trial, name: str, value: Any) -> None:
-    """Keep what only a result needs where dashboards do not show it: there, one long line widens the whole page."""
-    trial.storage.set_trial_system_attr(trial._trial_id, _APART + name, value)
-
-
-def kept_apart(trial: FrozenTrial, name: str) -> Any:
-    """What `keep_apart` has kept; None where it has not."""
-    return trial.system_attrs.get(_APART + name)
 
 
 def summarize(
@@ -180,7 +168,7 @@ class Record:
             steps=attrs["steps"],
             peak_bytes=None if peak is None else round(peak * GIB),
             reason=attrs["reason"],
-            curve=tuple(Mark(*mark) for mark in kept_apart(trial, "curve") or ()),
+            curve=tuple(Mark(*mark) for mark in kept_apart(trial).get("curve", ())),
         )
         value = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
         return cls(summary, value, dict(trial.params), attrs["seconds_trained"], attrs.get("expected_gain"))

@@ -16,11 +16,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bstuner.errors import InvalidSetting
+from bstuner.study.apart import keep_apart, kept_apart
 from bstuner.study.processes import ProcessMark
 
 __all__ = ["Worker"]
 
-# Attributes of a trial. Those of the system are not shown by dashboards, and a template brings them along.
+# What is kept apart with a trial. A template of a trial brings it along under its whole name.
 _OWNER = "owner"
 _REPEATS = "bstuner:repeats"
 _DEATHS = "bstuner:deaths"
@@ -81,7 +82,7 @@ class Worker:
         self._patience = patience
         self._name = uuid.uuid4().hex
         self._process = ProcessMark.here()
-        self._current: tuple[int, dict[str, Any]] | None = None  # the trial that runs, and what it says of its owner
+        self._current: tuple[Trial, dict[str, Any]] | None = None  # the trial that runs, and what it says of its owner
         self._seen: dict[tuple[str, int], tuple[int | None, float]] = {}  # the last change, and when it was seen
         self._leaving = Event()
         self._heart = Thread(target=self._beat, name="bstuner-beat", daemon=True)
@@ -97,7 +98,7 @@ class Worker:
         self._leaving.set()
         self._heart.join(_LAST_BEAT)
         try:
-            trial = self._storage.get_trial(self._current[0]) if self._current else None
+            trial = self._storage.get_trial(self._current[0]._trial_id) if self._current else None
             if trial and not trial.state.is_finished():
                 self._lose(trial, "its worker left before it was finished", deaths=0)
         except Exception:
@@ -128,10 +129,10 @@ class Worker:
                 self._storage.set_trial_user_attr(trial._trial_id, "outcome", "repeated")
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 return False
-            self._storage.set_trial_user_attr(trial._trial_id, _OWNER, owner)
+            keep_apart(trial, _OWNER, owner)
         except UpdateFinishedTrialError:  # it took so long that others gave it up
             return False
-        self._current = trial._trial_id, owner
+        self._current = trial, owner
         return True
 
     def alive(self, trial: FrozenTrial) -> bool:
@@ -142,7 +143,7 @@ class Worker:
         Args:
             trial: A running trial, just read from the study.
         """
-        owner = trial.user_attrs.get(_OWNER)
+        owner = kept_apart(trial).get(_OWNER)
         if owner is None:
             return self._changes("trial", trial.number, None)
         if owner["worker"] in _PRESENT:
@@ -158,7 +159,7 @@ class Worker:
         trials = self._study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state == TrialState.RUNNING and not self.alive(trial):
-                owner = trial.user_attrs.get(_OWNER)
+                owner = kept_apart(trial).get(_OWNER)
                 who = f"process {owner['pid']} on {owner['host']}" if owner else "its worker"
                 self._lose(trial, f"{who} ended before it was finished", deaths=1)
         repeated = {trial.system_attrs.get(_REPEATS) for trial in trials}
@@ -177,10 +178,10 @@ class Worker:
         current = self._current
         if current is None:
             return
-        trial_id, owner = current
+        trial, owner = current
         owner["beat"] += 1
         try:
-            self._storage.set_trial_user_attr(trial_id, _OWNER, dict(owner))
+            keep_apart(trial, _OWNER, dict(owner))
         except UpdateFinishedTrialError:
             if self._current is current:
                 self._current = None
@@ -223,7 +224,7 @@ class Worker:
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if not params:  # the worker died before it had any: there is nothing to lose
             return
-        owner = trial.user_attrs.get(_OWNER)
+        owner = kept_apart(trial).get(_OWNER)
         enqueued = owner["enqueued"] if owner else trial.user_attrs.keys() - {"outcome", "error"}
         self._study.add_trial(
             optuna.create_trial(

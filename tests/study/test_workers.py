@@ -25,6 +25,7 @@ from test_store import FACTS
 
 from bstuner.errors import InvalidSetting
 from bstuner.study import processes, workers
+from bstuner.study.apart import kept_apart
 from bstuner.study.processes import ProcessMark
 from bstuner.study.store import open_study
 from bstuner.study.workers import Worker
@@ -82,7 +83,7 @@ def work(place: str, machine: str, hang: bool, together: Barrier | None = None) 
 
 
 def owner(trial: FrozenTrial) -> dict[str, Any]:
-    return trial.user_attrs.get("owner", {})
+    return kept_apart(trial).get("owner", {})
 
 
 def enqueued(study: Study, *states: TrialState) -> list[FrozenTrial]:
@@ -423,11 +424,11 @@ class Faulty(InMemoryStorage):
     reachable = True
     failed = Event()
 
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         if not self.reachable:
             self.failed.set()
             raise ConnectionError("out of reach")
-        super().set_trial_user_attr(trial_id, key, value)
+        super().set_trial_system_attr(trial_id, key, value)
 
 
 def test_who_cannot_reach_the_storage_does_not_judge_the_silence_of_others(clock: Clock) -> None:
