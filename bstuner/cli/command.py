@@ -16,18 +16,25 @@ class Command(ABC):
 
     Attributes:
         name: as it is typed.
-        help: one line for the list of commands.
-        description: the words of its own help, in lines that are kept as they are.
+        description: the words of its help, in lines that are kept as they are.
 
     """
 
     name: ClassVar[str]
-    help: ClassVar[str]
     description: ClassVar[str]
+
+    @property
+    def usage(self) -> str | None:
+        """How it is typed; None for what follows from the options."""
+        return None
 
     @abstractmethod
     def add_options(self, parser: ArgumentParser) -> None:
         """Add the options, and what else the command takes, to its parser."""
+
+    def arrange(self, typed: Sequence[str]) -> list[str]:
+        """The words that were typed behind the command's name, as its parser can read them."""
+        return list(typed)
 
     def check(self, options: Namespace) -> None:  # noqa: B027  # not abstract: most have nothing to look at
         """Look at the options before anything runs.
@@ -46,7 +53,7 @@ class Command(ABC):
 
         Args:
             options: as they were parsed and checked.
-            typed: the words of the command line without the program's name.
+            typed: the words behind the command's name.
 
         Raises:
             BstunerError: it failed, for the reason that the error tells.

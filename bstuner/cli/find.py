@@ -16,14 +16,13 @@ from bstuner.cli.script_command import ScriptCommand
 from bstuner.core.result import FindResult
 from bstuner.report.summary import find_summary
 
-__all__ = ["Find"]
+__all__ = ["COMMAND", "Find"]
 
 
 class Find(ScriptCommand[FindResult]):
     """The largest batch that fits."""
 
     name = "find"
-    help = "the largest batch that fits"
     description = """Find the largest batch that fits, for an unmodified training script.
 
 The script runs up to its first call of trainer.fit(), validate(), test() or
@@ -62,6 +61,9 @@ to bstuner-overlay.yaml for use as a second -c.
                 also += f", the batch size of the validation loaders to {validation}"
             steps = [f"set {found.holder} to {found.batch_size}{also} and train"]
         return Answer(found.as_dict(), overlay, steps)
+
+
+COMMAND = Find()
 
 
 def _overlay(run: ScriptRun, name: str, result: FindResult) -> dict[str, Any]:

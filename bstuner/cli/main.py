@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from bstuner.cli.command import Command
-from bstuner.cli.find import Find
-from bstuner.cli.schedule import Schedule
-from bstuner.cli.script import rank
-from bstuner.cli.tune import Tune
-from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
+from bstuner.errors import BstunerError, InvalidSetting
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "parser_of"]
 
-COMMANDS: tuple[Command, ...] = (
-    Find(),
-    Tune(),
-    Schedule(),
-)
+# Each is the COMMAND of a module of its name, imported when it is asked for: Lightning alone takes seconds.
+COMMANDS = {
+    "find": "the largest batch that fits",
+    "tune": "the batch size and learning rate that train fastest",
+    "schedule": "how the batch would grow instead of the learning rate falling",
+}
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -29,26 +27,13 @@ FAILED, INTERRUPTED = 1, 130
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code is 0 found, 1 failed with a reason, 2 usage, 130 interrupted.
 
-    With several processes, a failure that all of them share is told by that of rank 0; the others exit with 0.
-
     Args:
         arguments: the command line without the program's name; None for that of the process.
 
     """
-    parser = _parser()
-    typed = sys.argv[1:] if arguments is None else arguments
-    parsed = parser.parse_args(typed)
-    command = next(each for each in COMMANDS if each.name == parsed.subcommand)
-    options = parsed[command.name]
     try:
-        command.check(options)
-    except InvalidSetting as error:
-        parser.error(str(error))
-    try:
-        command.run(options, typed)
+        _run(sys.argv[1:] if arguments is None else arguments)
     except BstunerError as error:
-        if rank() != 0 and not isinstance(error, (PeerLost, ScriptError)):
-            return 0  # all processes know, and the one of rank 0 says so: an exit with 1 might get it killed before
         print(f"bstuner: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -60,6 +45,44 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _run(typed: list[str]) -> None:
+    name = _parser().parse_args(typed[:1]).command
+    command: Command = importlib.import_module(f"bstuner.cli.{name}").COMMAND
+    parser = parser_of(command)
+    options = parser.parse_args(command.arrange(typed[1:]))
+    try:
+        command.check(options)
+    except InvalidSetting as error:
+        parser.error(str(error))
+    command.run(options, typed[1:])
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS)) + 2
+    parser = argparse.ArgumentParser(
+        prog="bstuner",
+        usage="bstuner COMMAND ...",
+        description="Which batch size? Measured, for PyTorch Lightning.\n\ncommands:\n"
+        + "".join(f"  {name:<{width}}{words}\n" for name, words in COMMANDS.items()),
+        epilog="bstuner COMMAND --help tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def parser_of(command: Command) -> ArgumentParser:
+    """The parser of a command's options."""
+    parser = ArgumentParser(
+        prog=f"bstuner {command.name}",
+        usage=command.usage,
+        description=command.description,
+        formatter_class=_Formatter,
+    )
+    command.add_options(parser)
+    return parser
+
+
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the description, and leaves out what the words of an option say better."""
 
@@ -68,13 +91,3 @@ class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
             return action.help or ""
         words = re.sub(r" \(type: .*?, default: ", " (default: ", super()._get_help_string(action) or "")
         return words.replace("None", "null")  # which is how it is typed
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="bstuner", description="Which batch size? Measured, for PyTorch Lightning.")
-    commands = parser.add_subcommands(required=True, metavar="COMMAND", help="what to do")
-    for command in COMMANDS:
-        its_own = ArgumentParser(description=command.description, formatter_class=_Formatter)
-        command.add_options(its_own)
-        commands.add_subcommand(command.name, its_own, help=command.help)
-    return parser

@@ -19,7 +19,7 @@ from bstuner.report.schedule_plot import check_plot, save_plot
 from bstuner.report.schedule_summary import schedule_spans, schedule_summary
 from bstuner.training.run_plan import RunPlan
 
-__all__ = ["SCHEDULE_FILE", "Schedule", "as_dict"]
+__all__ = ["COMMAND", "SCHEDULE_FILE", "Schedule", "as_dict"]
 
 SCHEDULE_FILE = "bstuner-schedule.json"
 
@@ -35,7 +35,6 @@ class Schedule(ScriptCommand[_Planned]):
     """How the batch would grow instead of the learning rate falling."""
 
     name = "schedule"
-    help = "how the batch would grow instead of the learning rate falling"
     description = """Show how the batch would grow instead of the learning rate falling, for an
 unmodified training script.
 
@@ -98,6 +97,9 @@ for its plan, unless options are given here.
             return saved
         save_plot(found.plan, options.plot)
         return [*saved, options.plot.name if options.plot.parent == options.output else str(options.plot)]
+
+
+COMMAND = Schedule()
 
 
 def as_dict(plan: RunPlan) -> dict[str, Any]:

@@ -5,24 +5,37 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import runpy
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from pytorch_lightning import Trainer as TrainerOfOtherRoot
 
+from bstuner.cli.target import Target
 from bstuner.errors import BstunerError, ScriptError
 from bstuner.training._lightning import processes_started_with
 
-__all__ = ["ScriptRun", "rank", "run_until_trainer"]
+__all__ = ["METHODS", "Call", "ScriptRun", "rank", "run_until_trainer"]
 
 METHODS = ("fit", "validate", "test", "predict")
+
+
+class Call(NamedTuple):
+    """What a script wants of a Trainer.
+
+    Attributes:
+        trainer: the script's.
+        method: the name of what it calls.
+        arguments: what it calls it with, by name.
+
+    """
+
+    trainer: Trainer
+    method: str
+    arguments: dict[str, Any]
 
 
 @dataclass
@@ -30,10 +43,8 @@ class ScriptRun:
     """What happened in the script."""
 
     cli: LightningCLI | None = None
-    method: str | None = None
     result: Any = None
     failure: BstunerError | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def rank() -> int:
@@ -46,19 +57,14 @@ class _Stop(SystemExit):
 
 
 def run_until_trainer(
-    script: str,
-    arguments: list[str],
-    action: Callable[[Trainer, str, dict[str, Any]], Any],
-    command: Sequence[str],
-    methods: Sequence[str] = METHODS,
+    target: Target, action: Callable[[Call], Any], command: Sequence[str], methods: Sequence[str] = METHODS
 ) -> ScriptRun:
     """Run a script until it calls one of some methods of a Trainer; run `action` in its place.
 
     Args:
-        script: path of the script.
-        arguments: the script's own arguments.
-        action: called with the Trainer, the method's name and the arguments it was called with.
-        command: what the process of a further rank is started with, in front of the script and its arguments.
+        target: the script.
+        action: what to do in the place of the call.
+        command: what the process of a further rank is started with, in front of what names the script.
         methods: their names; what else the script calls of the Trainer runs as it is.
 
     Returns:
@@ -68,13 +74,10 @@ def run_until_trainer(
         ScriptError: there is no such script, or it ended without calling a Trainer that can search.
 
     """
-    path = Path(script).absolute()  # the script may change directories
-    if not path.is_file():
-        raise ScriptError(f"Expected a Python script, found no file at {script!r}.")
     run = ScriptRun()
-    with _intercepted(run, action, methods), _as_main(path, arguments), processes_started_with([*command, str(path)]):
+    with _intercepted(run, action, methods), target.as_main(), processes_started_with([*command, *target.again]):
         try:
-            runpy.run_path(str(path), run_name="__main__")
+            target.run()
         except (Exception, SystemExit) as error:
             # Before the search, an error or a refusal (of a wrong argument, say) is the script's own and says why.
             searched = run.result is not None or run.failure is not None
@@ -82,14 +85,15 @@ def run_until_trainer(
                 raise
     if run.result is None:
         what = "calling a Trainer" if len(methods) > 1 else "training"
-        raise run.failure or ScriptError(f"{script} ended without {what}. Expected it to call {_in_words(methods)}.")
+        raise run.failure or ScriptError(
+            f"{target.name} ended without {what}. Expected it to call {_in_words(methods)}. What it starts in another "
+            "process is not seen."
+        )
     return run
 
 
 @contextlib.contextmanager
-def _intercepted(
-    run: ScriptRun, action: Callable[[Trainer, str, dict[str, Any]], Any], methods: Sequence[str]
-) -> Iterator[None]:
+def _intercepted(run: ScriptRun, action: Callable[[Call], Any], methods: Sequence[str]) -> Iterator[None]:
     originals = {(kind, name): getattr(kind, name) for kind in (Trainer, TrainerOfOtherRoot) for name in methods}
     instantiate = LightningCLI.instantiate_trainer
 
@@ -97,14 +101,13 @@ def _intercepted(
         @functools.wraps(original)
         def called(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
             if run.result is None:
-                bound = inspect.signature(original).bind(trainer, *args, **kwargs).arguments
-                del bound["self"]
-                run.method, run.arguments = name, dict(bound)
+                arguments = dict(inspect.signature(original).bind(trainer, *args, **kwargs).arguments)
+                del arguments["self"]
                 restore()  # the action itself calls the Trainer
                 try:
                     if not isinstance(trainer, Trainer):
                         raise ScriptError(_OTHER_ROOT)
-                    run.result = action(trainer, name, run.arguments)
+                    run.result = action(Call(trainer, name, arguments))
                 except BstunerError as error:
                     run.failure = error
                     raise
@@ -134,18 +137,6 @@ def _intercepted(
         yield
     finally:
         restore()
-
-
-@contextlib.contextmanager
-def _as_main(path: Path, arguments: list[str]) -> Iterator[None]:
-    """The interpreter as `python script.py ...` would find it."""
-    argv, search_path = sys.argv, list(sys.path)
-    sys.argv = [str(path), *arguments]
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        yield
-    finally:
-        sys.argv, sys.path[:] = argv, search_path
 
 
 def _in_words(methods: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shlex
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,13 +15,18 @@ from rich.console import Console, RenderableType
 
 from bstuner.cli.answer import OVERLAY_FILE, Answer, writable
 from bstuner.cli.command import Command
-from bstuner.cli.script import METHODS, ScriptRun, rank, run_until_trainer
+from bstuner.cli.script import METHODS, Call, ScriptRun, rank, run_until_trainer
+from bstuner.cli.target import Target, split, target_of
+from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
 from bstuner.report.live import shows_progress
 from bstuner.training._lightning import end_processes
 
 __all__ = ["ScriptCommand"]
 
 Found = TypeVar("Found")
+
+# The options that take no value.
+_FLAGS = ("-h", "--help")
 
 _DATA = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
 
@@ -75,15 +79,32 @@ class ScriptCommand(Command, Generic[Found]):
 
         """
 
+    @property
+    def usage(self) -> str:
+        """The three ways to name what is to be searched in."""
+        start = f"bstuner {self.name} [options]"
+        return f"{start} SCRIPT [ARGS...]\n       {start} -m MODULE [ARGS...]\n       {start} -c CONFIG [ARGS...]"
+
     def add_options(self, parser: ArgumentParser) -> None:
-        """The script, its arguments, and the callback's arguments."""
-        parser.add_argument("script", metavar="SCRIPT", help="the training script")
-        parser.add_argument("arguments", metavar="ARGS", nargs="...", help="the script's own arguments")
+        """What to search in, and the callback's arguments."""
+        parser.add_argument(
+            "target",
+            metavar="SCRIPT",
+            nargs="...",
+            help="the training script, or -m and a module, as for python; or, without any, -c and a LightningCLI "
+            "configuration that names its classes by class_path. All that follows belongs to it: options of bstuner "
+            "stand in front.",
+        )
         parser.add_argument("--output", type=Path, default=Path(), help="folder for the files with the answer")
         skipped: set[str | int] = {*self.left_out, *self.as_text}
         parser.add_class_arguments(self.callback, as_group=False, skip=skipped)
         for option, words in self.as_text.items():
             parser.add_argument(f"--{option}", type=str | None, default=None, help=words)
+
+    def arrange(self, typed: Sequence[str]) -> list[str]:
+        """With a mark where its own options end: what follows may look like one of them."""
+        own, target = split(typed, _FLAGS)
+        return [*own, "--", *target]
 
     def settings(self, options: Namespace) -> dict[str, Any]:
         """The callback's arguments."""
@@ -92,7 +113,10 @@ class ScriptCommand(Command, Generic[Found]):
         }
 
     def check(self, options: Namespace) -> None:
-        """Have the callback look at its arguments."""
+        """See that there is something to search in, and have the callback look at its arguments."""
+        options.target = [word for place, word in enumerate(options.target) if place or word != "--"]
+        if not options.target or options.target == ["-m"]:
+            raise InvalidSetting("Expected a SCRIPT, -m MODULE or -c CONFIG, found none.")
         self.callback(**self.settings(options))
 
     def prepare(self, options: Namespace) -> None:
@@ -101,32 +125,52 @@ class ScriptCommand(Command, Generic[Found]):
 
     def run(self, options: Namespace, typed: Sequence[str]) -> None:
         """Search and, in the process of rank 0, write the answer; prints where."""
+        try:
+            self._run(options, typed)
+        except BstunerError as error:
+            # All processes know, and that of rank 0 says so: an exit with 1 might get it killed before.
+            if rank() == 0 or isinstance(error, (PeerLost, ScriptError)):
+                raise
+
+    def _run(self, options: Namespace, typed: Sequence[str]) -> None:
         settings = self.settings(options)
 
-        def search(trainer: Trainer, method: str, called_with: dict[str, Any]) -> Found:
-            data = {name: value for name, value in called_with.items() if name in _DATA}
+        def search(call: Call) -> Found:
+            data = {name: value for name, value in call.arguments.items() if name in _DATA}
             try:
-                found = self.search(trainer, method, data, settings)
+                found = self.search(call.trainer, call.method, data, settings)
             finally:
-                end_processes(trainer)
+                end_processes(call.trainer)
             # The script's bars may be off, but who types a command wants to see its answer.
-            if trainer.is_global_zero and not (self.shown_by_callback and shows_progress(trainer)):
+            if call.trainer.is_global_zero and not (self.shown_by_callback and shows_progress(call.trainer)):
                 Console().print(self.summary(found))
             return found
 
+        target = target_of(options.target)
         if rank() == 0:
+            self._tell_misplaced(target, options)
             self.prepare(options)
-        own = typed[: len(typed) - len(options.arguments) - 1]  # all that stands in front of the script
-        again = [sys.executable, "-m", "bstuner", *own]
-        run = run_until_trainer(options.script, options.arguments, search, again, self.methods)
+        own, _ = split(typed, _FLAGS)
+        again = [sys.executable, "-m", "bstuner", self.name, *own]
+        run = run_until_trainer(target, search, again, self.methods)
         if rank() != 0:
             return
-        overlay_file = str(options.output / OVERLAY_FILE)
-        with_overlay = shlex.join(["python", options.script, *options.arguments, "-c", overlay_file])
+        with_overlay = target.with_config(options.output / OVERLAY_FILE, run.cli.subcommand if run.cli else None)
         answer = self.answer(run.result, run, options, with_overlay)
         self._say("Saved", f"{', '.join(self.save(answer, run.result, options))} in {options.output}")
         for place, step in enumerate(answer.steps):
             self._say("" if place else "Next", step)
+
+    def _tell_misplaced(self, target: Target, options: Namespace) -> None:
+        """Say which options go to the script, as it may pass over what it does not know."""
+        typed = {word.partition("=")[0] for word in target.arguments}
+        misplaced = [name for name in (f"--{option}" for option in vars(options)) if name in typed]
+        if misplaced:
+            print(
+                f"bstuner: {', '.join(misplaced)} is given to {target.name}, where it stands behind it. An option of "
+                f"bstuner {self.name} stands in front.",
+                file=sys.stderr,
+            )
 
     def save(self, answer: Answer, found: Found, options: Namespace) -> list[str]:
         """Write the files; their names."""

@@ -17,7 +17,7 @@ from bstuner.cli.script_command import ScriptCommand
 from bstuner.core.tune_result import TuneResult
 from bstuner.report.tune_summary import tune_summary
 
-__all__ = ["Tune"]
+__all__ = ["COMMAND", "Tune"]
 
 # Of the Trainer: what an answer may change besides the batch size and the learning rate.
 _COUNTED = ("accumulate_grad_batches", "max_steps", "min_steps", "val_check_interval", "limit_train_batches")
@@ -34,7 +34,6 @@ class Tune(ScriptCommand[_Tuned]):
     """Batch size and learning rate together."""
 
     name = "tune"
-    help = "the batch size and learning rate that train fastest"
     description = """Find the batch size and learning rate that reach your own quality soonest,
 for an unmodified training script.
 
@@ -72,6 +71,9 @@ or, with --storage postgresql://..., on many.
         """The pair, where it goes, and what goes with it."""
         part = _overlay(run, options.batch_arg_name, found)
         return Answer(found.result.as_dict(), part.content if part else {}, _steps(found, part, with_overlay))
+
+
+COMMAND = Tune()
 
 
 class _Part(NamedTuple):

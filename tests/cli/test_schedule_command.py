@@ -1,42 +1,15 @@
-"""`bstuner schedule` on real scripts in real processes."""
+"""`bstuner schedule` on real scripts."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from cli.commands import Command, plan, write
 
-from bstuner.cli.main import _parser, main
-from bstuner.cli.schedule import _chosen, _in_code
-
-TESTS = Path(__file__).parents[1]
-HANG = 240  # seconds, far more than any run here needs
-
-
-def python(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANG, check=False)
-
-
-def schedule(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return python("-m", "bstuner", "schedule", *arguments, cwd=cwd)
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
-
-
-def plan(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "bstuner-schedule.json").read_text()))
+from bstuner.cli.main import parser_of
+from bstuner.cli.schedule import COMMAND, _chosen, _in_code
 
 
 def sizes(folder: Path) -> list[tuple[int, int]]:
@@ -80,8 +53,8 @@ if __name__ == "__main__":
 GROWN = [(0, 8), (1024, 16), (2048, 32)]
 
 
-def test_an_unmodified_script(tmp_path: Path) -> None:
-    done = schedule("--fits", 16, write(tmp_path / "train.py", SCRIPT), cwd=tmp_path)
+def test_an_unmodified_script(tmp_path: Path, bstuner: Command) -> None:
+    done = bstuner("schedule", "--fits", 16, write(tmp_path / "train.py", SCRIPT))
     assert done.returncode == 0, done.stderr
     assert [line.rstrip() for line in done.stdout.splitlines()] == [
         "Yours    batch 8, lr 0.4 at its peak: 384 optimizer steps on 3,072 samples (6",
@@ -126,11 +99,11 @@ def test_an_unmodified_script(tmp_path: Path) -> None:
     }
 
 
-def test_the_largest_micro_batch_is_found_and_the_plan_is_drawn(tmp_path: Path) -> None:
+def test_the_largest_micro_batch_is_found_and_the_plan_is_drawn(tmp_path: Path, bstuner: Command) -> None:
     pytest.importorskip("matplotlib", reason="an extra")
     script = write(tmp_path / "train.py", SCRIPT.replace("self.trainer.datamodule.tells", "False"))
     options = ["--output", "made/for/it", "--plot", "pictures/plan.png"]
-    done = schedule(*options, script, cwd=tmp_path)
+    done = bstuner("schedule", *options, script)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "made" / "for" / "it"
     assert sizes(folder) == GROWN
@@ -141,24 +114,24 @@ def test_the_largest_micro_batch_is_found_and_the_plan_is_drawn(tmp_path: Path) 
     assert "trained" not in done.stdout
 
 
-def test_what_capped_the_growth_is_told(tmp_path: Path) -> None:
+def test_what_capped_the_growth_is_told(tmp_path: Path, bstuner: Command) -> None:
     script = write(tmp_path / "train.py", SCRIPT)
-    done = schedule("--fits", 8, "--max_accumulate", 2, script, cwd=tmp_path)
+    done = bstuner("schedule", "--fits", 8, "--max_accumulate", 2, script)
     assert done.returncode == 0, done.stderr
     assert "Capped   at 16 by memory: 8 samples fit at a time, 2 times per step" in done.stdout
     assert sizes(tmp_path) == [(0, 8), (1024, 16)]
-    done = schedule("--fits", 16, "--max_batch_size", 17, script, cwd=tmp_path)
+    done = bstuner("schedule", "--fits", 16, "--max_batch_size", 17, script)
     assert "Capped   at 17 by max_batch_size=17" in done.stdout
     assert "Next     put BatchSizeScheduler(max_batch_size=17, fits=16) into the callbacks" in done.stdout
 
 
-def test_a_plan_in_the_users_own_words(tmp_path: Path) -> None:
+def test_a_plan_in_the_users_own_words(tmp_path: Path, bstuner: Command) -> None:
     script = write(tmp_path / "train.py", SCRIPT)
-    done = schedule("--plan", "0:8 1.5ep:24 2K:128", "--fits", 64, "--output", "out", script, cwd=tmp_path)
+    done = bstuner("schedule", "--plan", "0:8 1.5ep:24 2K:128", "--fits", 64, "--output", "out", script)
     assert done.returncode == 0, done.stderr
     assert sizes(tmp_path / "out") == [(0, 8), (768, 24), (2016, 128)]
     assert "Next     put BatchSizeScheduler('0:8 1.5ep:24 2K:128', fits=64) into the callbacks" in done.stdout
-    done = schedule("--plan", "0:8 600:24 1ep:32", script, cwd=tmp_path)
+    done = bstuner("schedule", "--plan", "0:8 600:24 1ep:32", script)
     assert done.returncode == 1, "how long an epoch is only the script tells"
     assert "    0:8 600:24 1ep:32\n               ^^^\n" in done.stderr
     assert "Traceback" not in done.stderr
@@ -173,15 +146,17 @@ OWN = SCRIPT.replace(
 )
 
 
-def test_a_scheduler_in_the_script_is_asked_for_its_plan_unless_options_are_given(tmp_path: Path) -> None:
+def test_a_scheduler_in_the_script_is_asked_for_its_plan_unless_options_are_given(
+    tmp_path: Path, bstuner: Command
+) -> None:
     script = write(tmp_path / "train.py", OWN)
-    done = schedule(script, cwd=tmp_path)
+    done = bstuner("schedule", script)
     assert done.returncode == 0, done.stderr
     assert sizes(tmp_path) == [(0, 8), (512, 64)]
     assert "Next     train: this is the plan of the BatchSizeScheduler among your callbacks" in done.stdout
     (remark,) = plan(tmp_path)["remarks"]
     assert remark.startswith("BatchSizeTuner among your callbacks is left out: the plan starts from")
-    done = schedule("--fits", 16, script, cwd=tmp_path)
+    done = bstuner("schedule", "--fits", 16, script)
     assert done.returncode == 0, done.stderr
     assert sizes(tmp_path) == GROWN
     assert "Next     put BatchSizeScheduler(fits=16) in the place of the one among your callbacks" in done.stdout
@@ -201,20 +176,20 @@ if __name__ == "__main__":
 """
 
 
-def test_a_lightning_cli_gets_an_overlay(tmp_path: Path) -> None:
+def test_a_lightning_cli_gets_an_overlay(tmp_path: Path, bstuner: Command, by_hand: Command) -> None:
     write(tmp_path / "main.py", CLI)
     quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     config = {"trainer": {**quiet, "max_epochs": 6}, "data": {"tells": False}}
     write(tmp_path / "config.yaml", yaml.safe_dump(config))
-    done = schedule("--fits", 16, "main.py", "fit", "-c", "config.yaml", cwd=tmp_path)
+    done = bstuner("schedule", "--fits", 16, "main.py", "fit", "-c", "config.yaml")
     assert done.returncode == 0, done.stderr
     overlay = yaml.safe_load((tmp_path / "bstuner-overlay.yaml").read_text())
     assert overlay == {
         "trainer": {"callbacks+": [{"class_path": "bstuner.BatchSizeScheduler", "init_args": {"fits": 16}}]}
     }
-    command = done.stdout.partition("Next     python ")[2].split()
-    assert command == ["main.py", "fit", "-c", "config.yaml", "-c", str(tmp_path / "bstuner-overlay.yaml")]
-    trained = python(*command, "--trainer.callbacks+", "main.Tells", cwd=tmp_path)
+    command = done.stdout.partition("Next     ")[2].strip()
+    assert command == f"python main.py fit -c config.yaml -c {tmp_path / 'bstuner-overlay.yaml'}"
+    trained = by_hand(command, "--trainer.callbacks+", "main.Tells")
     assert trained.returncode == 0, trained.stderr
     assert "took 224 [8, 16, 32]" in trained.stdout, "what was planned is what is trained"
 
@@ -246,15 +221,14 @@ def test_a_lightning_cli_gets_an_overlay(tmp_path: Path) -> None:
     ids=["no script", "no fit", "output", "plot", "no end", "fast_dev_run", "overfit_batches", "no batches"],
 )
 def test_a_failure_exits_with_1_and_its_reason(
-    tmp_path: Path, capsys: Any, monkeypatch: Any, options: list[str], script: str | None, message: str
+    tmp_path: Path, bstuner: Command, options: list[str], script: str | None, message: str
 ) -> None:
     if script is not None:
         write(tmp_path / "train.py", script)
-    monkeypatch.chdir(tmp_path)
-    assert main(["schedule", "--fits", "16", *options, "train.py"]) == 1
-    said = capsys.readouterr()
-    assert message in said.err
-    assert not {"ran", "trained"} & set(said.out.split())
+    done = bstuner("schedule", "--fits", 16, *options, "train.py")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not {"ran", "trained"} & set(done.stdout.split())
     assert not (tmp_path / "bstuner-schedule.json").exists()
 
 
@@ -268,19 +242,16 @@ def test_a_failure_exits_with_1_and_its_reason(
         (["--plan", "0:8", "--max_batch_size", "64"], "max_batch_size: expected None beside a written plan"),
     ],
 )
-def test_wrong_usage_exits_with_2(capsys: Any, arguments: list[str], message: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["schedule", *arguments, "train.py"])
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+def test_wrong_usage_exits_with_2(bstuner: Command, arguments: list[str], message: str) -> None:
+    done = bstuner("schedule", *arguments, "train.py")
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
-def test_the_help_says_what_happens_and_explains_every_option(capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as ended:
-        main(["schedule", "--help"])
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
+def test_the_help_says_what_happens_and_explains_every_option(bstuner: Command) -> None:
+    done = bstuner("schedule", "--help")
+    assert done.returncode == 0
+    text = done.stdout
     assert "no step of training is taken" in " ".join(text.split())
     for option in ("plan", "rule", "rounding", "max_batch_size", "max_accumulate", "fits", "memory_limit", "plot"):
         assert f"--{option} " in text
@@ -289,7 +260,8 @@ def test_the_help_says_what_happens_and_explains_every_option(capsys: Any, monke
 
 
 def test_options_at_their_defaults_are_not_repeated() -> None:
-    found = _parser().parse_args(["schedule", "--plan", "0:8", "--fits", "null", "--rule", "sqrt", "train.py"]).schedule
+    words = ["--plan", "0:8", "--fits", "null", "--rule", "sqrt", "train.py"]
+    found = parser_of(COMMAND).parse_args(COMMAND.arrange(words))
     settings = {name: found[name] for name in ("plan", "rule", "rounding", "fits", "margin", "memory_limit")}
     assert _chosen(settings) == {"plan": "0:8", "rule": "sqrt"}
     assert _in_code({"plan": "0:8", "rule": "sqrt"}) == "BatchSizeScheduler('0:8', rule='sqrt')"

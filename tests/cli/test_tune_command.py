@@ -1,9 +1,7 @@
-"""`bstuner tune` on real scripts in real processes."""
+"""`bstuner tune` on real scripts."""
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,37 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from cli.commands import EXAMPLES, Command, environment, python, result, write
 
-from bstuner.cli.main import _parser, main
-
-TESTS = Path(__file__).parents[1]
-EXAMPLES = TESTS.parent / "examples"
-HANG = 240  # seconds, far more than any run here needs
-
-
-def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
-
-
-def python(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=HANG, check=False
-    )
-
-
-def tune(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return python("-m", "bstuner", "tune", *arguments, cwd=cwd)
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
-
-
-def result(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "bstuner-result.json").read_text()))
+from bstuner.cli.main import parser_of
+from bstuner.cli.tune import COMMAND
 
 
 def next_steps(output: str) -> list[str]:
@@ -116,23 +87,22 @@ if __name__ == "__main__":
 """
 
 
-def told_by(folder: Path, command: str) -> dict[str, Any]:
-    """What a script trains with that was started as the command says."""
-    assert command.startswith("python ")
-    done = python(*command.split()[1:], "--trainer.callbacks+", "main.Tells", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return dict(eval(done.stdout.partition("told ")[2].splitlines()[0]))  # printed above
+def told(output: str) -> dict[str, Any]:
+    """What a script trains with, which prints it itself."""
+    return dict(eval(output.partition("told ")[2].splitlines()[0]))
 
 
 @pytest.mark.parametrize("optimizer", [False, True], ids=["attribute", "optimizer of the command line"])
-def test_the_overlay_gives_exactly_these_values(tmp_path: Path, optimizer: bool) -> None:
+def test_the_overlay_gives_exactly_these_values(
+    tmp_path: Path, bstuner: Command, by_hand: Command, optimizer: bool
+) -> None:
     write(tmp_path / "main.py", CLI)
     settings = {**QUIET, "max_steps": 320, "val_check_interval": 16, "enable_progress_bar": False}
     config: dict[str, Any] = {"trainer": settings}
     config |= {"data": {"batch_size": 4}} if optimizer else {"model": {"lr": 0.001}}
     write(tmp_path / "config.yaml", yaml.safe_dump(config))
     more = ["--optimizer", "SGD", "--optimizer.lr", "0.001"] if optimizer else []
-    done = tune(*LARGEST, "--n_trials", 3, "--seed", 3, "main.py", "fit", "-c", "config.yaml", *more, cwd=tmp_path)
+    done = bstuner("tune", *LARGEST, "--n_trials", 3, "--seed", 3, "main.py", "fit", "-c", "config.yaml", *more)
     assert done.returncode == 0, done.stderr
     assert "told" not in done.stdout
     answer, (command,) = result(tmp_path), next_steps(done.stdout)
@@ -142,7 +112,7 @@ def test_the_overlay_gives_exactly_these_values(tmp_path: Path, optimizer: bool)
     warmup = answer["warmup"]
     assert warmup is not None, "the learning rate was raised more than twofold, or there is nothing to see here"
     ratio = answer["batch_size"] // reference
-    assert told_by(tmp_path, command) == {
+    assert told(by_hand(command, "--trainer.callbacks+", "main.Tells").stdout) == {
         "batch_size": answer["batch_size"],
         "lr": answer["lr"],
         "max_steps": 320 // ratio,
@@ -156,11 +126,11 @@ def test_the_overlay_gives_exactly_these_values(tmp_path: Path, optimizer: bool)
     assert lr == answer["lr"]
 
 
-def test_an_unmodified_script(tmp_path: Path) -> None:
+def test_an_unmodified_script(tmp_path: Path, bstuner: Command) -> None:
     pytest.importorskip("sklearn", reason="the examples use scikit-learn's digits")
     options = ["--max_val", 64, "--n_trials", 3, "--trial_budget", "0.5ep", "--patience", "null", "--warmup", "null"]
     script = [EXAMPLES / "digits.py", "--epochs", 4]
-    done = tune(*options, "--storage", "sqlite:///trials.db", "--output", "made/for/it", *script, cwd=tmp_path)
+    done = bstuner("tune", *options, "--storage", "sqlite:///trials.db", "--output", "made/for/it", *script)
     assert done.returncode == 0, done.stderr
     answer = result(tmp_path / "made" / "for" / "it")
     assert (answer["n_trials"], len(answer["trials"]), answer["storage"]) == (3, 3, "sqlite:///trials.db")
@@ -207,9 +177,9 @@ print("trained")
 """
 
 
-def test_what_no_file_can_set_is_told_after_a_script_that_validates_first(tmp_path: Path) -> None:
+def test_what_no_file_can_set_is_told_after_a_script_that_validates_first(tmp_path: Path, bstuner: Command) -> None:
     script = write(tmp_path / "train.py", BY_HAND)
-    done = tune(*LARGEST, "--n_trials", 3, "--seed", 3, script, cwd=tmp_path)
+    done = bstuner("tune", *LARGEST, "--n_trials", 3, "--seed", 3, script)
     assert done.returncode == 0, done.stderr
     assert "validated" in done.stdout
     assert "trained" not in done.stdout
@@ -250,11 +220,11 @@ def test_what_no_file_can_set_is_told_after_a_script_that_validates_first(tmp_pa
     ids=["no script", "no fit", "monitor", "storage", "output"],
 )
 def test_a_failure_exits_with_1_and_its_reason(
-    tmp_path: Path, options: list[str], script: str | None, message: str
+    tmp_path: Path, bstuner: Command, options: list[str], script: str | None, message: str
 ) -> None:
     if script is not None:
         write(tmp_path / "train.py", script)
-    done = tune("--max_val", 16, *options, "train.py", cwd=tmp_path)
+    done = bstuner("tune", "--max_val", 16, *options, "train.py")
     assert done.returncode == 1, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -275,11 +245,10 @@ def test_a_failure_exits_with_1_and_its_reason(
         (["--sampler", "TPESampler"], "sampler"),
     ],
 )
-def test_wrong_usage_exits_with_2(capsys: Any, arguments: list[str], message: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["tune", *arguments, "train.py"])
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+def test_wrong_usage_exits_with_2(bstuner: Command, arguments: list[str], message: str) -> None:
+    done = bstuner("tune", *arguments, "train.py")
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -298,18 +267,17 @@ def test_wrong_usage_exits_with_2(capsys: Any, arguments: list[str], message: st
 )
 def test_options_mean_what_the_callback_takes(typed: Mapping[str, str], meant: object) -> None:
     ((name, text),) = typed.items()
-    found = _parser().parse_args(["tune", f"--{name}", text, "train.py", "--lr", "1"]).tune
+    found = parser_of(COMMAND).parse_args(COMMAND.arrange([f"--{name}", text, "train.py", "--lr", "1"]))
     assert found[name] == meant
     assert type(found[name]) is type(meant)
-    assert (found.script, found.arguments) == ("train.py", ["--lr", "1"])
+    COMMAND.check(found)
+    assert found.target == ["train.py", "--lr", "1"]
 
 
-def test_the_help_says_what_happens_and_explains_every_option(capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as ended:
-        main(["tune", "--help"])
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
+def test_the_help_says_what_happens_and_explains_every_option(bstuner: Command) -> None:
+    done = bstuner("tune", "--help")
+    assert done.returncode == 0
+    text = done.stdout
     words = " ".join(text.split())
     assert "in its place the largest batch that fits is found, short trainings are run" in words
     for option in ("monitor", "n_trials", "trial_budget", "storage", "study_name", "warmup", "output", "max_val"):
@@ -379,7 +347,7 @@ def test_ctrl_c_in_a_trial_keeps_the_study_and_the_same_command_goes_on_with_it(
     assert "Interrupted after 2 trials" in said
     kept = f"The study is kept in {tmp_path / 'bstuner-study.log'}; go on with study_name='mine'."
     assert kept.replace(" ", "") in said.replace(" ", ""), "however long the path"
-    done = tune(*command, cwd=tmp_path)
+    done = python("-m", "bstuner", "tune", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answer = result(tmp_path)
     assert answer["n_trials"] == 4

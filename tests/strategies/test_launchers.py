@@ -196,6 +196,18 @@ def test_bstuner_starts_itself_for_the_other_rank(tmp_path: Path) -> None:
     assert written == [], "nothing is written by other ranks, nor into the folder that the script has changed to"
 
 
+def test_bstuner_starts_itself_for_the_other_rank_where_there_is_no_script(tmp_path: Path) -> None:
+    write(tmp_path / "project" / "parts.py", CLI.partition("if __name__")[0].replace("os.chdir", "str"))
+    classes = ["--model", "zoo.Bare", "--data", "project.parts.Data", "--data.length", 512]
+    quiet = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
+    devices = ["--trainer.strategy", "ddp", "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
+    done = run([*BSTUNER, "--output", "made", "--max_val", 32, "fit", *classes, *quiet, *devices], tmp_path)
+    assert done.returncode == 0, done.output
+    assert (done.output.count("Fits "), done.output.count("Saved ")) == (1, 1), "only rank 0 speaks"
+    answer = json.loads((tmp_path / "made" / "bstuner-result.json").read_text())
+    assert (answer["batch_size"], answer["world_size"]) == (32, 2)
+
+
 def test_torchrun_starts_bstuner_on_each_rank(tmp_path: Path) -> None:
     script = write(tmp_path / "train.py", TRAIN)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
@@ -208,8 +220,8 @@ def test_torchrun_starts_bstuner_on_each_rank(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
 def test_a_search_that_fails_says_so_once(tmp_path: Path, strategy: str) -> None:
-    script = write(tmp_path / "train.py", TRAIN)
-    done = run([*BSTUNER, "--memory_limit", "1KiB", script, strategy], tmp_path)
+    write(tmp_path / "project" / "train.py", TRAIN)
+    done = run([*BSTUNER, "--memory_limit", "1KiB", "-m", "project.train", strategy], tmp_path)
     assert done.returncode == 1, done.output
     assert done.output.count("bstuner: Expected the model to leave room for a batch; its weights and state") == 1
     assert "Traceback" not in done.output
@@ -359,9 +371,9 @@ def test_what_other_processes_find_comes_back(tmp_path: Path, strategy: str, nam
     assert not [name for name in done.left_behind if "bstuner" in name]
 
 
-def test_a_script_that_spawns_can_be_searched_by_the_command(tmp_path: Path) -> None:
+def test_a_module_that_spawns_can_be_searched_by_the_command(tmp_path: Path) -> None:
     write(tmp_path / "project" / "train.py", TRAIN)
-    done = run([*BSTUNER, "--max_val", 32, "project/train.py", "ddp_spawn"], tmp_path)
+    done = run([*BSTUNER, "--max_val", 32, "-m", "project.train", "ddp_spawn"], tmp_path)
     assert done.returncode == 0, done.output
     assert (done.output.count("Fits "), done.output.count("Saved ")) == (1, 1)
     assert "Next    set Model.batch_size to 32 and train" in done.output

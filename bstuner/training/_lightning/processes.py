@@ -79,7 +79,8 @@ def processes_started_with(command: Sequence[str]) -> Iterator[None]:
     basic, hydra = subprocess_script._basic_subprocess_cmd, subprocess_script._hydra_subprocess_cmd
 
     def own(original: Sequence[str]) -> list[str]:
-        return [*command, *original[2:]]  # without the interpreter and the script
+        named = 3 if original[1] == "-m" else 2  # the interpreter, and the script or module
+        return [*command, *original[named:]]
 
     def own_hydra(local_rank: int) -> tuple[list[str], str]:
         original, folder = hydra(local_rank)
