@@ -110,7 +110,7 @@ import lightning
 for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
     del sys.modules[name]
 sys.modules["matplotlib"] = None
-import bstuner.cli.main
+import bstuner.cli.schedule
 assert "bstuner.report.schedule_plot" in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
