@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import itertools
 import re
 import shlex
@@ -118,7 +119,8 @@ def test_a_command_line_of_the_documentation_is_one_that_the_command_takes(
     page: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = []
-    for command in COMMANDS:
+    for name in COMMANDS:
+        command = importlib.import_module(f"bstuner.cli.{name}").COMMAND
         monkeypatch.setattr(type(command), "run", lambda self, options, typed: ran.append(self.name))
     words = shlex.split(line, comments=True)
     if words[-1] == "--help":
