@@ -19,6 +19,7 @@ COMMANDS = {
     "find": "the largest batch that fits",
     "tune": "the batch size and learning rate that train fastest",
     "schedule": "how the batch would grow instead of the learning rate falling",
+    "report": "what a study holds, as one page and in short",
 }
 
 FAILED, INTERRUPTED = 1, 130

@@ -16,10 +16,11 @@ from bstuner.cli.answer import Answer, Overlay, writable
 from bstuner.cli.script import ScriptRun
 from bstuner.cli.script_command import ScriptCommand
 from bstuner.report.schedule_plot import check_plot, save_plot
-from bstuner.report.schedule_summary import schedule_spans, schedule_summary
+from bstuner.report.schedule_record import plan_as_dict
+from bstuner.report.schedule_summary import schedule_summary
 from bstuner.training.run_plan import RunPlan
 
-__all__ = ["COMMAND", "SCHEDULE_FILE", "Schedule", "as_dict"]
+__all__ = ["COMMAND", "SCHEDULE_FILE", "Schedule"]
 
 SCHEDULE_FILE = "bstuner-schedule.json"
 
@@ -88,7 +89,7 @@ for its plan, unless options are given here.
             step = f"put {_in_code(chosen)} in the place of the one among your callbacks and train"
         else:
             step = "train: this is the plan of the BatchSizeScheduler among your callbacks"
-        return Answer(as_dict(found.plan), overlay, [step], SCHEDULE_FILE)
+        return Answer(plan_as_dict(found.plan), overlay, [step], SCHEDULE_FILE)
 
     def save(self, answer: Answer, found: _Planned, options: Namespace) -> list[str]:
         """Write the files, and draw the plan."""
@@ -100,40 +101,6 @@ for its plan, unless options are given here.
 
 
 COMMAND = Schedule()
-
-
-def as_dict(plan: RunPlan) -> dict[str, Any]:
-    """A plan in plain types, for JSON.
-
-    Args:
-        plan: that of a fit.
-
-    """
-    layout, length = plan.layout, plan.nominal.samples_per_epoch
-    return {
-        "own": {"batch_size": layout.global_batch_size, **vars(layout), "steps": plan.nominal_steps},
-        "steps": plan.planned_steps,
-        "samples": plan.samples,
-        "samples_per_epoch": length,
-        "rule": plan.rule,
-        "max_batch_size": plan.max_batch_size,
-        "capped_by": plan.capped_by,
-        "remarks": list(plan.remarks),
-        "phases": [
-            {
-                "start_sample": span.start_sample,
-                "start_epoch": None if length is None else span.start_sample / length,
-                "batch_size": span.batch_size,
-                **vars(span.layout),
-                "lr": span.lr,
-                "own_lr": span.own_lr,
-                "steps": span.steps,
-                "own_steps": span.own_steps,
-                "steps_while_aligning": span.aligning,
-            }
-            for span in schedule_spans(plan)
-        ],
-    }
 
 
 def _chosen(settings: dict[str, Any]) -> dict[str, Any]:

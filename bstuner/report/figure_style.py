@@ -9,7 +9,12 @@ from typing import Any
 
 from plotly import graph_objects as go
 
-__all__ = ["FAINT", "INK", "OURS", "PALE", "WRONG", "YOURS", "line", "log2_axis", "new_figure", "points", "words"]
+from bstuner.report.tune_summary import format_lr
+
+__all__ = [
+    *("FAINT", "INK", "OURS", "PALE", "WRONG", "YOURS"),
+    *("line", "log2_axis", "log_axis", "new_figure", "points", "words"),
+]
 
 # Of Okabe and Ito's palette, whose colours everybody can tell apart.
 OURS, YOURS, WRONG = "#0072b2", "#e69f00", "#d55e00"
@@ -80,6 +85,29 @@ def log2_axis(title: str, values: Iterable[int]) -> dict[str, Any]:
     ends = (math.log10(sizes[0] / 1.5), math.log10(sizes[-1] * 1.5))
     labels = [f"{size:,}" for size in shown]
     return {"type": "log", "tickvals": shown, "ticktext": labels, "range": list(ends), "title": {"text": title}}
+
+
+def log_axis(title: str, values: Iterable[float]) -> dict[str, Any]:
+    """An axis for numbers that differ by factors, labelled at 1, 2 and 5 times the powers of ten, or at those alone.
+
+    >>> log_axis("learning rate", [0.004, 0.03])["ticktext"]
+    ['5e-3', '0.01', '0.02']
+
+    Args:
+        title: What it shows.
+        values: The numbers.
+    """
+    known = list(values)
+    low, high = min(known) / 1.6, max(known) * 1.6
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for steps in ((1, 2, 5), (1,)):
+        ticks = [tick for power in powers for step in steps if low <= (tick := float(f"{step}e{power}")) <= high]
+        if len(ticks) <= _MOST_TICKS:
+            break
+    labels = [format_lr(tick) for tick in ticks]
+    ends = [math.log10(low), math.log10(high)]
+    return {"type": "log", "tickvals": ticks, "ticktext": labels, "range": ends, "title": {"text": title}}
 
 
 def words(text: str) -> str:

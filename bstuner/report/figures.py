@@ -34,17 +34,17 @@ def memory_figure(findings: Findings) -> go.Figure | None:
     top = max(probe.peak_bytes or 0 for probe in measured)
     unit, bytes_of_unit = next((each for each in _UNITS if top >= each[1]), ("bytes", 1))
     figure = new_figure(
-        {"title": {"text": "batch size (samples per device and forward pass)"}, "rangemode": "tozero"},
+        {"title": {"text": "batch size per device"}, "rangemode": "tozero"},
         {"title": {"text": f"peak memory ({unit})"}, "rangemode": "tozero"},
     )
     if find.memory_slope is not None and find.memory_intercept is not None:
         ends = [0, 1.15 * max(probe.batch_size for probe in find.probes)]
         along = [(find.memory_intercept + find.memory_slope * size) / bytes_of_unit for size in ends]
-        per_sample = f"fitted line, {format_bytes(round(find.memory_slope))} per sample"
+        per_sample = f"{format_bytes(round(find.memory_slope))} per sample"
         figure.add_trace(line(per_sample, ends, along, OURS, dash="dot"))
     for name, probes, marker in (
-        ("measured, fits", [p for p in measured if p.fits], {"color": OURS, "size": 9}),
-        ("measured, too large", [p for p in measured if not p.fits], {"color": WRONG, "size": 9, "symbol": "x"}),
+        ("fits", [p for p in measured if p.fits], {"color": OURS, "size": 9}),
+        ("too large", [p for p in measured if not p.fits], {"color": WRONG, "size": 9, "symbol": "x"}),
     ):
         if probes:
             heights = [(probe.peak_bytes or 0) / bytes_of_unit for probe in probes]
@@ -55,14 +55,16 @@ def memory_figure(findings: Findings) -> go.Figure | None:
         heights = [find.usable_bytes / bytes_of_unit] * len(failed)
         marker = {"color": WRONG, "size": 10, "symbol": "triangle-up"}
         sizes, hover = [probe.batch_size for probe in failed], map(_probe_words, failed)
-        figure.add_trace(points("ran out of memory", sizes, heights, hover, marker=marker))
+        figure.add_trace(points("out of memory", sizes, heights, hover, marker=marker))
     if find.peak_bytes is not None:
         _mark(figure, "answer", find.batch_size, find.peak_bytes / bytes_of_unit)
     if failed or top >= _NEAR_THE_LIMIT * find.usable_bytes:
-        for name, limit in (("usable", find.usable_bytes), ("capacity", find.capacity_bytes)):
+        for name, limit, dash, side in (
+            ("usable", find.usable_bytes, "dash", "top"),  # below its line, where the other's words are not
+            ("capacity", find.capacity_bytes, "solid", "bottom"),
+        ):
             text = f"{name} {format_bytes(limit)}"
-            label = {"text": text, "textposition": "start", "yanchor": "bottom", "font": {"color": INK, "size": 12}}
-            dash = "dash" if name == "usable" else "solid"
+            label = {"text": text, "textposition": "start", "yanchor": side, "font": {"color": INK, "size": 12}}
             figure.add_shape(
                 type="line", xref="paper", x0=0, x1=1, y0=limit / bytes_of_unit, y1=limit / bytes_of_unit,
                 line={"color": FAINT, "width": 1.5, "dash": dash}, label=label,
@@ -78,8 +80,8 @@ def throughput_figure(findings: Findings) -> go.Figure | None:
         return None
     rates = find.throughput
     figure = new_figure(
-        log2_axis("batch size (samples per device and forward pass)", rates),
-        {"title": {"text": "samples per second"}, "rangemode": "tozero"},
+        log2_axis("batch size per device", rates),
+        {"title": {"text": "samples per second"}, "rangemode": "tozero", "tickformat": ","},
     )
     timed = {probe.batch_size: probe for probe in find.probes if probe.seconds}
     hover = [_probe_words(timed[size]) for size in rates]
@@ -95,7 +97,9 @@ def throughput_figure(findings: Findings) -> go.Figure | None:
 def _draw_knee(figure: go.Figure, find: FindResult, knee: int) -> None:
     rates = find.throughput
     enough = 0.9 * max(rates.values())
-    figure.add_hline(y=enough, line={"color": FAINT, "width": 1.5, "dash": "dash"})
+    text = f"90% of the throughput of {max(rates):,}"
+    label = {"text": text, "textposition": "start", "yanchor": "bottom", "font": {"color": INK, "size": 12}}
+    figure.add_hline(y=enough, line={"color": FAINT, "width": 1.5, "dash": "dash"}, label=label)
     marker = {"color": YOURS, "size": 11, "symbol": "diamond", "line": {"color": INK, "width": 1}}
     hover = [f"knee: {knee:,}<br>the smallest power of two with 90% of the throughput of {max(rates):,}"]
     figure.add_trace(points("knee", [knee], [rates.get(knee, enough)], hover, marker=marker))
@@ -115,27 +119,24 @@ def curves_figure(findings: Findings, against: Literal["samples", "seconds"] = "
     title = "samples trained on" if against == "samples" else "seconds of training"
     figure = new_figure({"title": {"text": title}, "rangemode": "tozero"}, {"title": {"text": monitor}}, height=400)
     best = None if result.best.number == result.baseline.number else result.best
-    named = [("your settings", result.baseline, YOURS, "solid")]
+    named = [("yours", result.baseline, YOURS, "solid")]
     named += [("best", best, OURS, "solid")] if best is not None else []
     named += [
-        (f"{'your settings' if trial.role == 'confirm baseline' else 'best'}, another seed", trial, color, "dot")
+        ("yours again", trial, YOURS, "dot") if trial.role == "confirm baseline" else ("best again", trial, OURS, "dot")
         for trial in result.confirmation
-        for color in [YOURS if trial.role == "confirm baseline" else OURS]
     ]
     numbers = {result.baseline.number, result.best.number}
     others = [trial for trial in findings.trials if trial.number not in numbers and trial.curve]
     if others:
         joined = list(chain.from_iterable((*trial.curve, None) for trial in others))
         hover = list(chain.from_iterable((*_curve_words(trial, monitor), "") for trial in others))
-        figure.add_trace(_curve("other trials", joined, hover, against, {"color": FAINT, "width": 1}))
+        figure.add_trace(_curve("others", joined, hover, against, {"color": FAINT, "width": 1}))
     for name, trial, color, dash in named:
         shape = {"color": color, "width": 2.5, "dash": dash}
         figure.add_trace(_curve(name, trial.curve, _curve_words(trial, monitor), against, shape))
-    label = {
-        "text": f"target {format_metric(result.target)}",
-        "textposition": "end",
-        "font": {"color": INK, "size": 12},
-    }
+    beyond = "top" if result.mode == "min" else "bottom"  # on the side of the line where few curves are
+    text = f"target {format_metric(result.target)}"
+    label = {"text": text, "textposition": "middle", "yanchor": beyond, "font": {"color": INK, "size": 12}}
     figure.add_shape(
         type="line", xref="paper", x0=0, x1=1, y0=result.target, y1=result.target,
         line={"color": INK, "width": 1, "dash": "dash"}, label=label,

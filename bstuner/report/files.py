@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["write_json", "write_yaml"]
+__all__ = ["write_json", "write_text", "write_yaml"]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -21,6 +21,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as YAML, replacing a file of that name in one step."""
     _replace(path, yaml.safe_dump(content, sort_keys=False))
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write `content`, replacing a file of that name in one step."""
+    _replace(path, content)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from plotly import graph_objects as go
 
 from bstuner.core.tune_result import TrialSummary
-from bstuner.report.figure_style import INK, OURS, WRONG, log2_axis, new_figure, points, words
+from bstuner.report.figure_style import INK, OURS, WRONG, log2_axis, log_axis, new_figure, points, words
 from bstuner.report.tune_summary import format_metric, format_seconds, format_settings, quality
 from bstuner.study.findings import Findings
 
@@ -40,9 +40,9 @@ def trials_figure(findings: Findings) -> go.Figure | None:
     monitor = words(findings.facts.monitor)
     sizes = [trial.global_batch_size for trial in trials] + [trial.global_batch_size or 1 for trial in running]
     figure = new_figure(
-        log2_axis("global batch size (samples per optimizer step)", sizes),
-        {"title": {"text": "learning rate"}, "type": "log", "exponentformat": "power", "dtick": 1},
-        height=440,
+        log2_axis("global batch size (samples)", sizes),
+        log_axis("learning rate", [*(trial.lr for trial in trials), *(trial.lr or 1.0 for trial in running)]),
+        height=460,
     )
     groups: dict[str, list[TrialSummary]] = {}
     for trial in trials:
@@ -51,6 +51,8 @@ def trials_figure(findings: Findings) -> go.Figure | None:
         group = groups[name]
         marker = _MARKERS[name] if name else _coloured(group, findings)
         figure.add_trace(_places(name or _reached(findings), group, monitor, marker))
+    if "" in groups:
+        figure.update_layout(margin={"b": 120})  # for the bar of colours
     if running:
         hover = [f"trial {trial.number} runs: batch {trial.global_batch_size:,}" for trial in running]
         marker = {"symbol": "circle-dot", "color": "rgba(0, 0, 0, 0)", "size": 12, "line": {"color": OURS, "width": 2}}
@@ -76,7 +78,7 @@ def front_figure(findings: Findings) -> go.Figure | None:
     front = sorted(result.pareto_front, key=lambda trial: trial.samples_per_second or 0.0)
     numbers = {trial.number for trial in front}
     figure = new_figure(
-        {"title": {"text": "samples per second"}, "rangemode": "tozero"}, {"title": {"text": monitor}}, height=400
+        {"title": {"text": "samples per second"}, "tickformat": ","}, {"title": {"text": monitor}}, height=400
     )
     others = [trial for trial in whole if trial.number not in numbers]
     for name, group, more in (
@@ -103,16 +105,17 @@ def _reached(findings: Findings) -> str:
 
 def _coloured(group: Sequence[TrialSummary], findings: Findings) -> dict[str, Any]:
     """The colours of trials, and the bar that says what they mean."""
-    bar: dict[str, Any] = {"orientation": "h", "thickness": 10, "outlinewidth": 0, "y": -0.22, "yanchor": "top"}
+    bar: dict[str, Any] = {"orientation": "h", "thickness": 10, "outlinewidth": 0}
+    bar |= {"yref": "container", "y": 0, "yanchor": "bottom"}
     marker: dict[str, Any] = {"size": 12, "colorscale": _SCALE, "line": {"color": INK, "width": 1}, "showscale": True}
     if findings.facts.objective == "time":
         seconds = [trial.seconds or 0.0 for trial in group]
         ticks = _few(seconds)
-        bar |= {"title": {"text": "seconds to the target", "side": "top"}}
+        bar |= {"title": {"text": "seconds to the target", "side": "bottom"}}
         bar |= {"tickvals": [_log(each) for each in ticks], "ticktext": [format_seconds(each) for each in ticks]}
         return {**marker, "color": [_log(each) for each in seconds], "reversescale": True, "colorbar": bar}
     best = [quality(trial, findings.facts.mode) for trial in group]
-    bar |= {"title": {"text": f"best {words(findings.facts.monitor)}", "side": "top"}}
+    bar |= {"title": {"text": f"best {words(findings.facts.monitor)}", "side": "bottom"}}
     return {**marker, "color": best, "reversescale": findings.facts.mode == "min", "colorbar": bar}
 
 

@@ -15,6 +15,7 @@ from bstuner.core.tune_result import TrialSummary, TuneResult
 from bstuner.report.summary import device_words, fits_words, knee_words
 
 __all__ = [
+    "confirmed_words",
     "format_lr",
     "format_metric",
     "format_ratio",
@@ -120,7 +121,8 @@ def _rows(result: TuneResult, saved: Sequence[str]) -> Iterator[Row]:
         yield from _found(result.find)
     yield "Baseline", _Side(format_settings(result.baseline), _baseline(result))
     yield "Trials", _trials(result)
-    yield "Ended", result.stopped
+    if result.stopped:
+        yield "Ended", result.stopped
     yield from _best(result)
     yield from (("Set", value) for value in result.set_values)
     yield from (("Also", value) for value in result.by_hand)
@@ -203,13 +205,19 @@ def quality(trial: TrialSummary, mode: str) -> float:
 
 
 def _confirmed(result: TuneResult) -> RenderableType:
+    how = confirmed_words(result)
+    if result.confirmed is False:
+        return Text(f"no: {how}. The win may be chance: your own settings stay.", style="yellow")
+    return Text(how or "not tried on another seed")
+
+
+def confirmed_words(result: TuneResult) -> str:
+    """How the best and your own settings did on another seed; empty where that was not tried."""
     if result.confirmed is None or len(result.confirmation) != 2:
-        return Text("not tried on another seed")
+        return ""
     yours, mine = result.confirmation
     how = _race(result, mine, yours) if result.objective == "time" else _contest(result, mine, yours)
-    if result.confirmed:
-        return Text(f"on another seed too: {how}")
-    return Text(f"no: on another seed {how}. The win may be chance: your own settings stay.", style="yellow")
+    return f"on another seed {'too: ' if result.confirmed else ''}{how}"
 
 
 def _race(result: TuneResult, mine: TrialSummary, yours: TrialSummary) -> str:

@@ -46,10 +46,10 @@ def traces(figure: go.Figure | None) -> dict[str, Any]:
 def test_memory_has_every_probe_the_line_and_the_limits(findings: Findings) -> None:
     figure = memory_figure(findings)
     drawn = traces(figure)
-    assert drawn["measured, fits"].x == (2, 8, 16, 64, 256)
-    assert drawn["measured, fits"].y == tuple((1024 + size) / 1024 for size in (2, 8, 16, 64, 256))
-    assert drawn["ran out of memory"].x == (512,)
-    line = drawn["fitted line, 1.0 MiB per sample"]
+    assert drawn["fits"].x == (2, 8, 16, 64, 256)
+    assert drawn["fits"].y == tuple((1024 + size) / 1024 for size in (2, 8, 16, 64, 256))
+    assert drawn["out of memory"].x == (512,)
+    line = drawn["1.0 MiB per sample"]
     assert [line.y[at] - 1 == pytest.approx(line.x[at] / 1024) for at in range(2)] == [True, True]
     assert (drawn["answer"].x, drawn["answer"].y) == ((256,), (1.25,))
     assert figure is not None
@@ -117,13 +117,13 @@ def test_the_curves_are_those_of_the_trials(findings: Findings) -> None:
     drawn = traces(figure)
     result = findings.result
     assert result is not None
-    for name, trial in (("your settings", result.baseline), ("best", result.best)):
+    for name, trial in (("yours", result.baseline), ("best", result.best)):
         assert drawn[name].x == tuple(mark.samples for mark in trial.curve)
         assert drawn[name].y == tuple(mark.metric for mark in trial.curve)
-    again = [drawn[f"{name}, another seed"] for name in ("your settings", "best")]
+    again = [drawn[f"{name} again"] for name in ("yours", "best")]
     assert [trace.y for trace in again] == [tuple(m.metric for m in run.curve) for run in result.confirmation]
     others = [trial for trial in findings.trials if trial.number not in (0, result.best.number)]
-    seen = [y for y in drawn["other trials"].y if y is not None]
+    seen = [y for y in drawn["others"].y if y is not None]
     assert seen == [mark.metric for trial in others for mark in trial.curve]
     assert figure is not None
     assert [shape.y0 for shape in figure.layout.shapes] == [result.target]
