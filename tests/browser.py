@@ -94,6 +94,10 @@ class Browser:
             time.sleep(0.05)
         return value
 
+    def click(self, selector: str) -> None:
+        """Click as a reader does, who may copy and open windows, unlike a script."""
+        self._session.find_element("css selector", selector).click()
+
     def text(self) -> str:
         """The words a reader sees."""
         return str(self.evaluate("document.body.innerText"))

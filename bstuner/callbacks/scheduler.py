@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from bstuner.callbacks.finder import EXIT_INTERRUPTED, BatchSizeFinder
 from bstuner.callbacks.mailbox import Mailbox
+from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.core.checks import check, is_whole
 from bstuner.core.growth import Rounding
 from bstuner.core.growth_settings import GrowthSettings
@@ -158,6 +159,9 @@ class BatchSizeScheduler(OwnCallback):
                     "The checkpoint was saved between two batches of one optimizer step: the gradients of those before "
                     "it are lost. Save at optimizer steps, as ModelCheckpoint(every_n_train_steps=...) does."
                 )
+        for callback in trainer.callbacks:
+            if isinstance(callback, BatchSizeTuner):
+                callback.keep_growth(self._plan)
         rank_zero_info(str(self._plan))
         for remark in self._plan.remarks:
             rank_zero_info(remark)

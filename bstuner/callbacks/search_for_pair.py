@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from bstuner.core.result import FindResult
 from bstuner.core.tune_result import TuneResult
 from bstuner.errors import StorageUnusable
 from bstuner.report.tuning import TuningDisplay
-from bstuner.study.findings import write_answer, write_environment, write_find, write_search
+from bstuner.study.findings import write_environment, write_find, write_search
 from bstuner.study.search import tune
 from bstuner.study.settings import TuneSettings
 from bstuner.study.space import SearchSpace
@@ -33,7 +33,7 @@ from bstuner.study.store import DEFAULT_FILE, StudyFacts, open_study, storage_in
 from bstuner.study.workers import Worker
 from bstuner.training.trials import Trials
 
-__all__ = ["SearchForPair", "StudyChoices"]
+__all__ = ["SearchForPair", "StudyChoices", "keep_for_reports"]
 
 # Of Goyal et al. 2017 (arXiv 1706.02677): 5 of 90 epochs.
 WARMUP_SHARE = 0.05
@@ -169,21 +169,6 @@ class SearchForPair:
             warnings=(*result.warnings, *self._trials.remarks),
         )
 
-    def keep(self, result: TuneResult) -> None:
-        """Keep the whole answer in the study, for reports.
-
-        Args:
-            result: the answer, with all that was set.
-
-        """
-        if self.study is None:
-            return
-        try:
-            with storage_trouble(storage_in_words(self.study)):
-                write_answer(self.study, result)
-        except StorageUnusable as error:  # the answer is in place, and training need not wait for a database
-            rank_zero_warn(f"The end of the search is not kept in the study, so reports will not tell it. {error}")
-
     def _how_to_go_on(self, name: str) -> str:
         where = storage_in_words(self._choices.study or self._storage)
         return f"The study is kept in {where}; go on with study_name={name!r}."
@@ -241,6 +226,23 @@ class SearchForPair:
             needed = wanted is not None and lr > reference
             share = (wanted or 0) / (self._trials.horizon.fit or samples)
         return (max(1, round(share * samples)), reference / lr) if needed else None
+
+
+def keep_for_reports(study: Study | None, write: Callable[[Study], None]) -> None:
+    """Keep in a study what its reports tell.
+
+    Args:
+        study: the study; None, on processes that have none, for nothing to do.
+        write: writes it.
+
+    """
+    if study is None:
+        return
+    try:
+        with storage_trouble(storage_in_words(study)):
+            write(study)
+    except StorageUnusable as error:  # the search is done, and training need not wait for a database
+        rank_zero_warn(f"The study lacks a part of what its reports tell. {error}")
 
 
 def _default_storage(trainer: Trainer) -> str:

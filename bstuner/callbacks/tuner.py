@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -18,7 +19,7 @@ from optuna.storages import BaseStorage
 from bstuner.callbacks.beginning import Beginning
 from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.callbacks.mailbox import Mailbox
-from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices
+from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices, keep_for_reports
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core.budget import TrialBudget, check_trial_budget
 from bstuner.core.checks import check, is_whole
@@ -30,7 +31,9 @@ from bstuner.core.tune_result import Objective, TuneResult
 from bstuner.device.limit import parse_bytes
 from bstuner.errors import SettingRefused
 from bstuner.report.live import SearchDisplay, shows_progress
+from bstuner.report.schedule_record import plan_for_study
 from bstuner.report.tuning import TuningDisplay
+from bstuner.study.findings import write_answer, write_growth
 from bstuner.study.settings import TuneSettings
 from bstuner.training._lightning import end_run_early, forget_loaders, spawns_processes
 from bstuner.training.find import find_largest
@@ -38,6 +41,7 @@ from bstuner.training.placement import Placement
 from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.remarks import accumulation_remarks
 from bstuner.training.resume import take_up, to_save
+from bstuner.training.run_plan import RunPlan
 from bstuner.training.session import FindSettings
 from bstuner.training.settings_in_place import SettingsInPlace, TunedPlacement
 from bstuner.training.state import FrozenStart
@@ -174,6 +178,7 @@ class BatchSizeTuner(OwnCallback):
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._warmup: LearningRateWarmup | None = None
+        self._study: Study | None = None  # while the fit that follows the search goes on
 
     @property
     def result(self) -> TuneResult | None:
@@ -242,8 +247,9 @@ class BatchSizeTuner(OwnCallback):
         }
         self._put_in_place(trainer, start, trials.in_place)
         self._result = self._with_settings(result, trials.in_place)
+        self._study = search.study
+        keep_for_reports(self._study, partial(write_answer, result=self._result))
         if trainer.is_global_zero:
-            search.keep(self._result)
             tuning.show(self._result)
             if spawns_processes(trainer):
                 self._mailbox.post(self._result)
@@ -294,6 +300,15 @@ class BatchSizeTuner(OwnCallback):
             in_code.insert(0, f"{result.lr_holder}: {result.reference_lr!r} -> {result.lr!r}")
         return replace(result, by_hand=tuple(in_code)).with_settings(in_place.changed, in_place.warnings)
 
+    def keep_growth(self, plan: RunPlan) -> None:
+        """Keep in the study how the batch grows in the fit that follows the search.
+
+        Args:
+            plan: that of the fit.
+
+        """
+        keep_for_reports(self._study, lambda study: write_growth(study, plan_for_study(plan)))
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind in the Trainer."""
         self.teardown(trainer, pl_module, "")
@@ -301,6 +316,7 @@ class BatchSizeTuner(OwnCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing behind in the Trainer."""
         self._beginning.forget()
+        self._study = None
         if self._warmup is not None:
             self._warmup.teardown(trainer, pl_module, stage)
             trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self._warmup]
