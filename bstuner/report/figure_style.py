@@ -70,7 +70,7 @@ def line(name: str, x: Iterable[Any], y: Iterable[Any], color: str, *, dash: str
 
 
 def log2_axis(title: str, values: Iterable[int]) -> dict[str, Any]:
-    """An axis on which each doubling is as long, labelled with sizes that occur.
+    """An axis on which each doubling is as long, labelled with the sizes, or where they are many with doublings.
 
     >>> log2_axis("batch size", [96, 24, 48])["ticktext"]
     ['24', '48', '96']
@@ -80,8 +80,11 @@ def log2_axis(title: str, values: Iterable[int]) -> dict[str, Any]:
         values: The sizes.
     """
     sizes = sorted(set(values))
-    every = -(-len(sizes) // _MOST_TICKS)
-    shown = sizes[::-1][::every][::-1]
+    shown = sizes
+    if len(sizes) > _MOST_TICKS:
+        doublings = math.floor(math.log2(sizes[-1] / sizes[0]))
+        every = -(-(doublings + 1) // _MOST_TICKS)
+        shown = [sizes[0] * 2**doubling for doubling in range(0, doublings + 1, every)]
     ends = (math.log10(sizes[0] / 1.5), math.log10(sizes[-1] * 1.5))
     labels = [f"{size:,}" for size in shown]
     return {"type": "log", "tickvals": shown, "ticktext": labels, "range": list(ends), "title": {"text": title}}

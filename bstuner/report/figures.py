@@ -15,7 +15,7 @@ from bstuner.core.tune_result import TrialSummary
 from bstuner.device.limit import format_bytes
 from bstuner.report.figure_style import FAINT, INK, OURS, WRONG, YOURS, line, log2_axis, new_figure, points, words
 from bstuner.report.trial_figures import front_figure, trials_figure
-from bstuner.report.tune_summary import format_lr, format_metric, format_seconds, format_settings
+from bstuner.report.tune_summary import format_metric, format_seconds, format_settings
 from bstuner.study.findings import Findings
 
 __all__ = ["curves_figure", "front_figure", "growth_figure", "memory_figure", "throughput_figure", "trials_figure"]
@@ -151,17 +151,15 @@ def curves_figure(findings: Findings, against: Literal["samples", "seconds"] = "
 def growth_figure(findings: Findings) -> go.Figure | None:
     """The growth plan: batch size above the learning rate, planned and yours."""
     plan = findings.growth
-    if plan is None or not plan.get("phases"):
+    if plan is None:
         return None
-    phases, curve = plan["phases"], plan.get("points", [])
-    own = plan["own"]["batch_size"]
+    curve, own = plan["points"], plan["own"]["batch_size"]
+    starts, sizes = ([pair[at] for pair in plan["sizes"]] for at in range(2))
     panels = 2 if curve else 1
-    base = new_figure({}, {})
     figure = make_subplots(rows=panels, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    figure.update_layout(base.layout, height=260 * panels)
-    end = plan["samples"] or max([phase["start_sample"] for phase in phases]) * 5 // 4 or own
-    starts, sizes = [phase["start_sample"] for phase in phases], [phase["batch_size"] for phase in phases]
-    hover = [_phase_words(phase) for phase in phases]
+    figure.update_layout(new_figure({}, {}).layout, height=260 * panels)
+    end = plan["samples"] or starts[-1] * 5 // 4 or own  # a fit without end is drawn some way on
+    hover = [f"from sample {start:,}: batch {size:,}" for start, size in plan["sizes"]]
     planned = {"shape": "hv", "color": OURS, "width": 2.5}
     told = [*hover, hover[-1]]
     steps = points("planned", [*starts, end], [*sizes, sizes[-1]], told, mode="lines", line=planned)
@@ -211,9 +209,3 @@ def _probe_words(probe: Probe) -> str:
     if probe.samples_per_second is not None:
         rows.append(f"{probe.samples_per_second:,.0f} samples/s, {format_seconds(probe.seconds or 0.0)} per step")
     return "<br>".join([*rows, "fits" if probe.fits else words(probe.reason)])
-
-
-def _phase_words(phase: dict[str, Any]) -> str:
-    lr = "" if phase["lr"] is None else f", lr {format_lr(phase['lr'])}"
-    steps = "" if phase["steps"] is None else f"<br>{phase['steps']:,} steps instead of {phase['own_steps']:,}"
-    return f"from sample {phase['start_sample']:,}: batch {phase['batch_size']:,}{lr}{steps}"

@@ -174,7 +174,9 @@ def phase_table(plan: dict[str, Any]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     lines = []
     for phase in plan["phases"]:
-        sizes = [f"{phase[name]:,}" for name in ("start_sample", "batch_size", "micro", "accumulate")]
+        low, high = phase["smallest_batch_size"], phase["batch_size"]
+        batch = f"{low:,} to {high:,}" if low < high else f"{high:,}"
+        sizes = [f"{phase['start_sample']:,}", batch, f"{phase['micro']:,}", f"{phase['accumulate']:,}"]
         rates = ["-" if phase[name] is None else format_lr(phase[name]) for name in ("lr", "own_lr")]
         steps = ["-" if phase[name] is None else f"{phase[name]:,}" for name in ("steps", "own_steps")]
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in (*sizes, *rates, *steps))}</tr>")

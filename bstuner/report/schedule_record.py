@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bstuner.core.growth import phase_at
-from bstuner.report.schedule_summary import planned_phases, schedule_spans
+from bstuner.report.schedule_summary import Span, drawn_together, planned_phases, schedule_spans
 from bstuner.training.run_plan import RunPlan
 
 __all__ = ["plan_as_dict", "plan_for_study"]
 
-# More points than these show nothing more on a page, and a study is read often.
-_MOST_POINTS = 300
+# More points than these show nothing more on a page, and some databases keep no more than 64 KiB of one value.
+_MOST_POINTS = 150
 
 
 def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
@@ -21,51 +22,75 @@ def plan_as_dict(plan: RunPlan) -> dict[str, Any]:
         plan: that of a fit.
 
     """
-    layout, length = plan.layout, plan.nominal.samples_per_epoch
-    return {
-        "own": {"batch_size": layout.global_batch_size, **vars(layout), "steps": plan.nominal_steps},
-        "steps": plan.planned_steps,
-        "samples": plan.samples,
-        "samples_per_epoch": length,
-        "rule": plan.rule,
-        "max_batch_size": plan.max_batch_size,
-        "capped_by": plan.capped_by,
-        "remarks": list(plan.remarks),
-        "phases": [
-            {
-                "start_sample": span.start_sample,
-                "start_epoch": None if length is None else span.start_sample / length,
-                "batch_size": span.batch_size,
-                **vars(span.layout),
-                "lr": span.lr,
-                "own_lr": span.own_lr,
-                "steps": span.steps,
-                "own_steps": span.own_steps,
-                "steps_while_aligning": span.aligning,
-            }
-            for span in schedule_spans(plan)
-        ],
-    }
+    return {**_totals(plan), "phases": [_row(plan, [span]) for span in schedule_spans(plan)]}
 
 
 def plan_for_study(plan: RunPlan) -> dict[str, Any]:
-    """A plan in plain types, with the learning rate along the way.
+    """A plan in plain types and few, for a table and a figure.
 
     Args:
         plan: that of a fit.
 
     Returns:
-        What `plan_as_dict` returns, and `points`: samples, your own learning rate there, and the one that is used.
+        What `plan_as_dict` returns, with phases drawn together where they are many: each has the largest batch of them
+        and its layout, and `smallest_batch_size`. Beside that `sizes`, where each batch size starts, and `points`:
+        samples, your own learning rate there, and the one that is used.
 
     """
-    phases = planned_phases(plan)
-    changes = [phase.start_sample for phase in phases]
-    starts = [] if not plan.lrs else [int(start) for start in plan.nominal.starts(len(plan.lrs))]
-    thinned = starts[:: -(-len(starts) // _MOST_POINTS) or 1]
-    around = {sample for change in changes for sample in (change - 1, change) if sample >= 0}
-    samples = sorted({*thinned, *starts[-1:], *around}) if starts else []
+    spans, phases = schedule_spans(plan), planned_phases(plan)
+    starts = [int(start) for start in plan.nominal.starts(len(plan.lrs))] if plan.lrs else []
+    changes = [span.start_sample for span in _thinned(spans)]
+    around = [sample for change in changes for sample in (change - 1, change)] if starts else []
     points = []
-    for sample in samples:
+    for sample in sorted({*_thinned(starts), *starts[-1:], *(sample for sample in around if sample >= 0)}):
         own = plan.nominal_lr(sample)
         points.append([sample, own, own * phase_at(phases, sample).lr_factor])
-    return {**plan_as_dict(plan), "points": points}
+    return {
+        **_totals(plan),
+        "phases": [
+            {**_row(plan, group), "smallest_batch_size": min(span.batch_size for span in group)}
+            for group in drawn_together(spans)
+        ],
+        "sizes": [[span.start_sample, span.batch_size] for span in _thinned(spans)],
+        "points": points,
+    }
+
+
+def _totals(plan: RunPlan) -> dict[str, Any]:
+    layout = plan.layout
+    return {
+        "own": {"batch_size": layout.global_batch_size, **vars(layout), "steps": plan.nominal_steps},
+        "steps": plan.planned_steps,
+        "samples": plan.samples,
+        "samples_per_epoch": plan.nominal.samples_per_epoch,
+        "rule": plan.rule,
+        "max_batch_size": plan.max_batch_size,
+        "capped_by": plan.capped_by,
+        "remarks": list(plan.remarks),
+    }
+
+
+def _row(plan: RunPlan, spans: Sequence[Span]) -> dict[str, Any]:
+    """Spans as one: from the first one's start, with the largest one's batch."""
+    length, first = plan.nominal.samples_per_epoch, spans[0]
+    largest = max(spans, key=lambda span: span.batch_size)
+    return {
+        "start_sample": first.start_sample,
+        "start_epoch": None if length is None else first.start_sample / length,
+        "batch_size": largest.batch_size,
+        **vars(largest.layout),
+        "lr": first.lr,
+        "own_lr": first.own_lr,
+        "steps": _sum([span.steps for span in spans]),
+        "own_steps": _sum([span.own_steps for span in spans]),
+        "steps_while_aligning": sum(span.aligning for span in spans),
+    }
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _thinned(items: Sequence[Any]) -> Sequence[Any]:
+    return items[:: -(-len(items) // _MOST_POINTS) or 1]

@@ -16,7 +16,15 @@ from bstuner.core.layout import BatchLayout
 from bstuner.report.tune_summary import format_lr
 from bstuner.training.run_plan import RunPlan
 
-__all__ = ["Span", "format_saved", "planned_phases", "schedule_spans", "schedule_summary", "steps_saved"]
+__all__ = [
+    "Span",
+    "drawn_together",
+    "format_saved",
+    "planned_phases",
+    "schedule_spans",
+    "schedule_summary",
+    "steps_saved",
+]
 
 # More rows than this are drawn together: a table is read, a list of hundreds is not.
 _MOST_ROWS = 12
@@ -226,7 +234,7 @@ def _table(plan: RunPlan, spans: Sequence[Span]) -> Table:
     layout = "per device\nx accumulated" + ("\nx processes" if plan.layout.world > 1 else "")
     for name in ("from\nsample", "epoch", "batch", layout, "lr", "your\nlr", "steps", "your\nsteps"):
         table.add_column(Text(name, justify="right"), justify="right", vertical="bottom")
-    for group in _drawn_together(spans):
+    for group in drawn_together(spans):
         table.add_row(*_cells(plan, group))
     if plan.samples is not None and plan.planned_steps is not None and plan.nominal_steps is not None:
         totals = (f"{plan.planned_steps:,}", f"{plan.nominal_steps:,}")
@@ -234,8 +242,13 @@ def _table(plan: RunPlan, spans: Sequence[Span]) -> Table:
     return table
 
 
-def _drawn_together(spans: Sequence[Span]) -> list[Sequence[Span]]:
-    """The spans in few enough groups, as equal in number as possible."""
+def drawn_together(spans: Sequence[Span]) -> list[Sequence[Span]]:
+    """Spans in groups few enough for a table, as equal in number as possible.
+
+    Args:
+        spans: those of a plan, in order.
+
+    """
     rows = min(len(spans), _MOST_ROWS)
     edges = [len(spans) * row // rows for row in range(rows + 1)]
     return [spans[start:end] for start, end in pairwise(edges)]

@@ -53,8 +53,9 @@ def growth_words(plan: dict[str, Any]) -> str:
     Args:
         plan: It, in plain types.
     """
-    sizes = [phase["batch_size"] for phase in plan["phases"]]
-    words = f"batch {min(sizes):,} to {max(sizes):,}" if len(set(sizes)) > 1 else f"batch {sizes[0]:,} throughout"
+    low = min(phase["smallest_batch_size"] for phase in plan["phases"])
+    high = max(phase["batch_size"] for phase in plan["phases"])
+    words = f"batch {low:,} to {high:,}" if high > low else f"batch {low:,} throughout"
     if plan["steps"] is not None and plan["own"]["steps"] is not None:
         words += f": {plan['steps']:,} optimizer steps instead of {plan['own']['steps']:,}"
     return f"{words}, capped at {plan['max_batch_size']:,} by {plan['capped_by']}" if plan["capped_by"] else words

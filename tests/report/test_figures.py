@@ -11,9 +11,11 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
+from plans import CONSTANT, ENDLESS, MANY, PROCESSES, STEPS, STREAM, STREAM_WITHOUT_END
 from plotly import graph_objects as go
 from studies import FACTS, FIND, searched
 
+from bstuner.core.growth import phase_at
 from bstuner.core.trial import TrialRequest
 from bstuner.report.figures import (
     curves_figure,
@@ -23,7 +25,10 @@ from bstuner.report.figures import (
     throughput_figure,
     trials_figure,
 )
+from bstuner.report.schedule_record import plan_for_study
+from bstuner.report.schedule_summary import planned_phases, schedule_spans
 from bstuner.study.findings import Findings
+from bstuner.training.run_plan import RunPlan
 
 FIGURES = (memory_figure, throughput_figure, trials_figure, curves_figure, front_figure, growth_figure)
 
@@ -129,6 +134,27 @@ def test_the_curves_are_those_of_the_trials(findings: Findings) -> None:
     assert [shape.y0 for shape in figure.layout.shapes] == [result.target]
     by_time = traces(curves_figure(findings, against="seconds"))
     assert by_time["best"].x == tuple(mark.seconds for mark in result.best.curve)
+
+
+@pytest.mark.parametrize("plan", [STEPS, PROCESSES, MANY, ENDLESS, CONSTANT, STREAM, STREAM_WITHOUT_END])
+def test_a_growth_plan_is_drawn_as_it_is_planned(plan: RunPlan, findings: Findings) -> None:
+    kept = json.dumps(plan_for_study(plan))
+    assert len(kept) < 2**15  # half of what the smallest of the usual databases keeps
+    growth = json.loads(kept)
+    assert len(growth["phases"]) <= 12
+    known = [phase["steps"] for phase in growth["phases"]]
+    assert None in known or sum(known) == sum(span.steps or 0 for span in schedule_spans(plan))
+    figure = growth_figure(replace(findings, growth=growth))
+    assert figure is not None
+    batches, *rates = [trace for trace in figure.data if trace.name == "planned"]
+    drawn = set(zip(batches.x[:-1], batches.y[:-1], strict=True))
+    assert drawn <= {(span.start_sample, span.batch_size) for span in schedule_spans(plan)}
+    assert (batches.x[0], len(drawn)) == (0, len(batches.x) - 1)
+    phases = planned_phases(plan)
+    for rate in rates:
+        for sample, lr in zip(rate.x, rate.y, strict=True):
+            assert lr == plan.nominal_lr(sample) * phase_at(phases, sample).lr_factor
+    assert bool(rates) == bool(plan.lrs)
 
 
 def test_colours_and_words_follow_the_objective(front: Findings) -> None:

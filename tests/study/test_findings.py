@@ -26,7 +26,7 @@ from bstuner.study.apart import kept_apart
 from bstuner.study.findings import Findings, write_answer, write_environment, write_find, write_growth, write_search
 from bstuner.study.store import open_study
 
-GROWTH = {"phases": [{"start_sample": 0, "batch_size": 32}], "points": [[0, 0.1, 0.1], [3200, 0.05, 0.1]]}
+GROWTH = {"sizes": [[0, 32]], "points": [[0, 0.1, 0.1], [3200, 0.05, 0.1]]}
 
 
 def test_a_search_for_the_largest_batch_survives_json() -> None:
