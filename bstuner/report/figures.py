@@ -157,7 +157,10 @@ def growth_figure(findings: Findings) -> go.Figure | None:
     starts, sizes = ([pair[at] for pair in plan["sizes"]] for at in range(2))
     panels = 2 if curve else 1
     figure = make_subplots(rows=panels, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    figure.update_layout(new_figure({}, {}).layout, height=260 * panels)
+    look = new_figure({}, {}).layout
+    figure.update_layout(look, height=260 * panels)
+    figure.update_xaxes(look.xaxis)
+    figure.update_yaxes(look.yaxis)
     end = plan["samples"] or starts[-1] * 5 // 4 or own  # a fit without end is drawn some way on
     hover = [f"from sample {start:,}: batch {size:,}" for start, size in plan["sizes"]]
     planned = {"shape": "hv", "color": OURS, "width": 2.5}

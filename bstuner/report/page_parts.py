@@ -22,14 +22,11 @@ def tiles(findings: Findings) -> Iterator[str]:
     if result is not None:
         answer, baseline = result.answer, result.baseline
         yours = answer.number == baseline.number
-        shown.append((
-            f"{answer.global_batch_size:,}",
-            "batch size, your own" if yours else f"batch size, instead of {baseline.global_batch_size:,}",
-        ))  # fmt: skip
-        shown.append((
-            format_lr(answer.lr),
-            "learning rate, your own" if yours else f"learning rate, instead of {format_lr(baseline.lr)}",
-        ))  # fmt: skip
+        for name, mine, theirs in (
+            ("batch size", f"{answer.global_batch_size:,}", f"{baseline.global_batch_size:,}"),
+            ("learning rate", format_lr(answer.lr), format_lr(baseline.lr)),
+        ):
+            shown.append((mine, f"{name}, {'your own' if yours or mine == theirs else f'instead of {theirs}'}"))
         shown += _gain(result)
     if find is not None:
         shown.append((f"{find.batch_size:,}", f"samples fit at a time, of {format_bytes(find.usable_bytes)} usable"))
@@ -106,10 +103,7 @@ def trial_rows(findings: Findings) -> list[Row]:
 def trial_table(rows: Sequence[Row], monitor: str) -> str:
     """The table of trials, which is sorted by a click on a column's name; columns that tell nothing are left out."""
     names = list(dict.fromkeys(name for row in rows for name in row.cells))
-    for name, plain in (("per device", "batch"), ("accumulated", None)):
-        told = [row.cells[name] for row in rows if name in row.cells]
-        if told == [("1", 1) if plain is None else row.cells[plain] for row in rows if name in row.cells]:
-            names = [other for other in names if other != name]
+    names = [name for name in names if not _tells_nothing(name, rows)]
     names = [*(name for name in names if name not in _WORDS), *_WORDS]
     heads = "".join(
         f'<th scope="col"{_css(name)}><button type="button">{escape(name or monitor)}</button></th>' for name in names
@@ -126,13 +120,20 @@ def trial_table(rows: Sequence[Row], monitor: str) -> str:
     )
 
 
+def _tells_nothing(name: str, rows: Sequence[Row]) -> bool:
+    told = [row for row in rows if row.cells.get(name, _NONE) != _NONE]
+    if name == "per device":
+        return all(row.cells[name] == row.cells["batch"] for row in told)
+    return all(row.cells[name] == ("1", 1) for row in told) if name == "accumulated" else not told
+
+
 def _css(name: str) -> str:
     return ' class="text"' if name in _WORDS else ""
 
 
 def _row(trial: TrialSummary, findings: Findings) -> Row:
     result = findings.result
-    kind = "best" if result and trial.number == result.best.number else "yours" if trial.role == "baseline" else ""
+    kind = "yours" if trial.role == "baseline" else "best" if result and trial.number == result.best.number else ""
     cells = {
         "trial": (str(trial.number), trial.number),
         "batch": _number(trial.global_batch_size),

@@ -24,7 +24,9 @@ def study_summary(findings: Findings) -> RenderableType:
     Args:
         findings: Those of a study.
     """
-    parts: list[RenderableType] = [Text(verdict(findings), style="bold"), Text(state_words(findings), style="dim")]
+    parts: list[RenderableType] = [Text(verdict(findings), style="bold")]
+    if findings.state != "ended":  # which the block below tells with the rest
+        parts.append(Text(state_words(findings), style="cyan"))
     if findings.result is not None:
         parts.append(Padding(tune_summary(findings.result), (1, 0, 0, 0)))
     elif findings.find is not None:

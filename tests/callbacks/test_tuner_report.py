@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+import optuna
 import pytest
 import zoo
 from optuna import Study
@@ -44,6 +45,14 @@ def test_the_result_is_that_of_the_tuner_to_the_last_field(fit: Fit) -> None:
     assert findings.result == result_of(fit.tuner)
     assert findings.find == result_of(fit.tuner).find
     assert findings.n_trials == 2
+
+
+def test_a_study_that_was_passed_as_an_object_holds_all_of_it_too() -> None:
+    study = optuna.create_study(direction="maximize")
+    tuner = wishing(study=study, storage=None)
+    zoo.trainer(tuner, Wish(), max_epochs=1).fit(seeded(Noisy, lr=0.05))
+    findings = Findings.read(study)
+    assert (findings.state, findings.result, findings.growth) == ("ended", result_of(tuner), None)
 
 
 def test_the_environment_is_that_of_the_trainer(fit: Fit) -> None:

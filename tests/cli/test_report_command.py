@@ -29,7 +29,7 @@ def test_without_options_it_tells_of_the_newest_study_in_this_folder(capsys: pyt
     code, told, _ = run(capsys=capsys)
     assert code == 0
     assert "reaches your val_loss" in told
-    assert "Ended after 4 trials: all 4 trials were run" in told
+    assert "Ended all 4 trials were run" in told
     assert "Fits 256 per device (1.2 GiB measured; 512 would need 1.5 GiB)" in told
     assert "digits in " in told
     assert "Ran on NVIDIA H200, precision bf16-mixed on " in told

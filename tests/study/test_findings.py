@@ -73,13 +73,11 @@ def refuse(request: TrialRequest) -> None:
     raise AssertionError("a search that has ended runs nothing")
 
 
-def test_while_it_searches_a_study_tells_what_runs_and_what_was_found_so_far() -> None:
+def test_while_it_searches_a_study_tells_what_runs_and_what_was_found_so_far(storage: str) -> None:
     seen: list[Findings] = []
-    storage = InMemoryStorage()
 
     def look(request: TrialRequest) -> None:
-        study = optuna.load_study(study_name="digits", storage=storage)
-        seen.append(Findings.read(study))
+        seen.append(Findings.read(pick_study(existing_storage(storage, writes=False))))
 
     searched(storage, before=look, n_trials=4)
     first, second, *_, last = seen
