@@ -1,4 +1,4 @@
-"""The files that hold an answer: the result, and an overlay for LightningCLI."""
+"""The files that hold an answer: the result, and an overlay for LightningCLI or lines of Python."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 
 from bstuner.errors import InvalidSetting
-from bstuner.report.files import write_json, write_yaml
+from bstuner.report.files import write_json, write_text, write_yaml
 
-__all__ = ["OVERLAY_FILE", "RESULT_FILE", "Answer", "Overlay", "writable"]
+__all__ = ["OVERLAY_FILE", "RESULT_FILE", "SNIPPET_FILE", "Answer", "Overlay", "writable"]
 
 RESULT_FILE = "bstuner-result.json"
 OVERLAY_FILE = "bstuner-overlay.yaml"
+SNIPPET_FILE = "bstuner-snippet.py"
 
 
 def writable(folder: Path) -> Path:
@@ -37,6 +38,7 @@ class Answer:
     Args:
         result: all of it, in plain types.
         overlay: the part of a LightningCLI configuration that sets it; empty where there is none.
+        snippet: the lines of Python that set it, for a script of another kind; empty where there is nothing to set.
         steps: what to do now, in words.
         file: name of the file for the result.
 
@@ -44,6 +46,7 @@ class Answer:
 
     result: dict[str, Any]
     overlay: dict[str, Any]
+    snippet: str
     steps: Sequence[str]
     file: str = RESULT_FILE
 
@@ -52,7 +55,11 @@ class Answer:
         write_json(folder / self.file, self.result)
         if self.overlay:
             write_yaml(folder / OVERLAY_FILE, self.overlay)
-        return [self.file, *([OVERLAY_FILE] if self.overlay else [])]
+            return [self.file, OVERLAY_FILE]
+        if self.snippet:
+            write_text(folder / SNIPPET_FILE, f"{self.snippet}\n")
+            return [self.file, SNIPPET_FILE]
+        return [self.file]
 
 
 class Overlay:

@@ -12,8 +12,9 @@ from bstuner.api import find
 from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.cli.answer import Answer, Overlay
 from bstuner.cli.script import ScriptRun
-from bstuner.cli.script_command import ScriptCommand
+from bstuner.cli.script_command import SEARCHES, ScriptCommand
 from bstuner.core.result import FindResult
+from bstuner.report.snippet import python_snippet
 from bstuner.report.summary import find_summary
 
 __all__ = ["COMMAND", "Find"]
@@ -34,6 +35,7 @@ to bstuner-overlay.yaml for use as a second -c.
   bstuner find --memory_limit 24GiB main.py fit -c config.yaml
 """
     callback = BatchSizeFinder
+    replaces = SEARCHES
     left_out = frozenset({"milestones"})  # they mean nothing where nothing is trained
     label_width = 8
 
@@ -49,18 +51,20 @@ to bstuner-overlay.yaml for use as a second -c.
         """The batch size, where it goes, and what goes with it."""
         overlay = _overlay(run, options.batch_arg_name, found)
         validation = found.validation_batch_size
+        also = [] if validation is None else [f"the batch size of the validation loaders: {validation}"]
+        snippet = python_snippet(found.batch_size, found.accumulate_grad_batches, None, found.holder, "", also=also)
         if overlay:
             steps = [with_overlay]
             if validation is not None:
                 steps.append(f"with the batch size of the validation loaders set to {validation}")
         else:
-            also = ""
+            more = ""
             if options.global_batch_size is not None:
-                also += f", accumulate_grad_batches to {found.accumulate_grad_batches}"
+                more += f", accumulate_grad_batches to {found.accumulate_grad_batches}"
             if validation is not None:
-                also += f", the batch size of the validation loaders to {validation}"
-            steps = [f"set {found.holder} to {found.batch_size}{also} and train"]
-        return Answer(found.as_dict(), overlay, steps)
+                more += f", the batch size of the validation loaders to {validation}"
+            steps = [f"set {found.holder} to {found.batch_size}{more} and train"]
+        return Answer(found.as_dict(), overlay, snippet, steps)
 
 
 COMMAND = Find()

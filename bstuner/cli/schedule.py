@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from rich.console import RenderableType
 
 from bstuner.api import schedule
@@ -50,6 +50,8 @@ for its plan, unless options are given here.
   bstuner schedule --plan "0:256 30ep:512 60ep:1024" train.py
 """
     callback = BatchSizeScheduler
+    replaces = (BatchSizeScheduler,)
+    stays = True
     methods = ("fit",)
     shown_by_callback = False
     label_width = 9
@@ -67,11 +69,27 @@ for its plan, unless options are given here.
             check_plot(options.plot)
             options.plot = writable(options.plot.parent) / options.plot.name
 
-    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> _Planned:
+    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> RunPlan:
         """By `bstuner.schedule`."""
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it, where mypy cannot see it
-        has_own = any(isinstance(callback, BatchSizeScheduler) for callback in callbacks)
-        return _Planned(schedule(trainer, **data, **_chosen(settings)), has_own)
+        return schedule(trainer, **data, **_chosen(settings))
+
+    def searching(self, trainer: Trainer, settings: dict[str, Any]) -> Callback:
+        """The script's own, unless options are given."""
+        own, chosen = _own(trainer), _chosen(settings)
+        return own[0] if own and not chosen else BatchSizeScheduler(**chosen)
+
+    def result_of(self, callback: Callback) -> RunPlan | None:
+        """The plan."""
+        assert isinstance(callback, BatchSizeScheduler)
+        return callback.plan
+
+    def before(self, trainer: Trainer) -> bool:
+        """Whether the script has one of its own."""
+        return bool(_own(trainer))
+
+    def found(self, result: RunPlan, trainer: Trainer, before: bool) -> _Planned:
+        """The plan, and whether the script had one of its own."""
+        return _Planned(result, before)
 
     def summary(self, found: _Planned) -> RenderableType:
         """The plan as a table."""
@@ -89,7 +107,9 @@ for its plan, unless options are given here.
             step = f"put {_in_code(chosen)} in the place of the one among your callbacks and train"
         else:
             step = "train: this is the plan of the BatchSizeScheduler among your callbacks"
-        return Answer(plan_as_dict(found.plan), overlay, [step], SCHEDULE_FILE)
+        code = f"trainer = L.Trainer(callbacks=[{_in_code(chosen)}])  # beside your own arguments"
+        snippet = "" if found.has_own and not chosen else f"from bstuner import BatchSizeScheduler\n\n{code}"
+        return Answer(plan_as_dict(found.plan), overlay, snippet, [step], SCHEDULE_FILE)
 
     def save(self, answer: Answer, found: _Planned, options: Namespace) -> list[str]:
         """Write the files, and draw the plan."""
@@ -101,6 +121,11 @@ for its plan, unless options are given here.
 
 
 COMMAND = Schedule()
+
+
+def _own(trainer: Trainer) -> list[BatchSizeScheduler]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it, where mypy cannot see it
+    return [callback for callback in callbacks if isinstance(callback, BatchSizeScheduler)]
 
 
 def _chosen(settings: dict[str, Any]) -> dict[str, Any]:

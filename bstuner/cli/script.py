@@ -1,4 +1,4 @@
-"""Run a user's training script, unmodified, up to its first call of the Trainer."""
+"""Run a user's training script, unmodified, with something else in the place of its first call of the Trainer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bstuner.cli.target import Target
 from bstuner.errors import BstunerError, ScriptError
 from bstuner.training._lightning import processes_started_with
 
-__all__ = ["METHODS", "Call", "ScriptRun", "rank", "run_until_trainer"]
+__all__ = ["METHODS", "Call", "ScriptRun", "rank", "run_script"]
 
 METHODS = ("fit", "validate", "test", "predict")
 
@@ -30,12 +30,14 @@ class Call(NamedTuple):
         trainer: the script's.
         method: the name of what it calls.
         arguments: what it calls it with, by name.
+        proceed: does what the script wants.
 
     """
 
     trainer: Trainer
     method: str
     arguments: dict[str, Any]
+    proceed: Callable[[], Any]
 
 
 @dataclass
@@ -43,6 +45,7 @@ class ScriptRun:
     """What happened in the script."""
 
     cli: LightningCLI | None = None
+    searched: bool = False
     result: Any = None
     failure: BstunerError | None = None
 
@@ -56,16 +59,23 @@ class _Stop(SystemExit):
     """Ends the script as `sys.exit()` would: its `finally` blocks run, its `except Exception` blocks do not."""
 
 
-def run_until_trainer(
-    target: Target, action: Callable[[Call], Any], command: Sequence[str], methods: Sequence[str] = METHODS
+def run_script(
+    target: Target,
+    action: Callable[[Call, ScriptRun], Any],
+    command: Sequence[str],
+    methods: Sequence[str] = METHODS,
+    *,
+    goes_on: bool = False,
 ) -> ScriptRun:
-    """Run a script until it calls one of some methods of a Trainer; run `action` in its place.
+    """Run a script, and `action` in the place of its first call of one of some methods of a Trainer.
 
     Args:
         target: the script.
         action: what to do in the place of the call.
         command: what the process of a further rank is started with, in front of what names the script.
         methods: their names; what else the script calls of the Trainer runs as it is.
+        goes_on: whether the script goes on afterwards, with the action's result as that of its call; without, it ends
+            there.
 
     Returns:
         The run, with the action's result. The script has ended.
@@ -75,17 +85,21 @@ def run_until_trainer(
 
     """
     run = ScriptRun()
-    with _intercepted(run, action, methods), target.as_main(), processes_started_with([*command, *target.again]):
+    again = [*command, *target.again]
+    with _intercepted(run, action, methods, goes_on), target.as_main(), processes_started_with(again):
         try:
             target.run()
         except (Exception, SystemExit) as error:
-            # Before the search, an error or a refusal (of a wrong argument, say) is the script's own and says why.
-            searched = run.result is not None or run.failure is not None
-            if not searched and not (isinstance(error, SystemExit) and not error.code):
+            # Before the search, and where the script goes on behind it, an error or an exit (that of a wrong argument,
+            # say) is the script's own and says why.
+            ours = run.failure is not None or (run.searched and not goes_on)
+            if not ours and not (isinstance(error, SystemExit) and not error.code):
                 raise
-    if run.result is None:
+    if run.failure is not None and run.result is None:
+        raise run.failure
+    if not run.searched:
         what = "calling a Trainer" if len(methods) > 1 else "training"
-        raise run.failure or ScriptError(
+        raise ScriptError(
             f"{target.name} ended without {what}. Expected it to call {_in_words(methods)}. What it starts in another "
             "process is not seen."
         )
@@ -93,28 +107,36 @@ def run_until_trainer(
 
 
 @contextlib.contextmanager
-def _intercepted(run: ScriptRun, action: Callable[[Call], Any], methods: Sequence[str]) -> Iterator[None]:
+def _intercepted(
+    run: ScriptRun, action: Callable[[Call, ScriptRun], Any], methods: Sequence[str], goes_on: bool
+) -> Iterator[None]:
     originals = {(kind, name): getattr(kind, name) for kind in (Trainer, TrainerOfOtherRoot) for name in methods}
     instantiate = LightningCLI.instantiate_trainer
 
     def instead_of(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def called(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-            if run.result is None:
-                arguments = dict(inspect.signature(original).bind(trainer, *args, **kwargs).arguments)
-                del arguments["self"]
-                restore()  # the action itself calls the Trainer
-                try:
-                    if not isinstance(trainer, Trainer):
-                        raise ScriptError(_OTHER_ROOT)
-                    run.result = action(Call(trainer, name, arguments))
-                except BstunerError as error:
-                    run.failure = error
-                    raise
-                finally:
+        def called(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+            if run.searched:
+                raise _Stop(0)  # a script has caught the first one and goes on: nothing is trained
+            arguments = dict(inspect.signature(original).bind(trainer, *args, **kwargs).arguments)
+            del arguments["self"]
+            run.searched = goes_on
+            restore()  # the action itself calls the Trainer
+            try:
+                if not isinstance(trainer, Trainer):
+                    raise ScriptError(_OTHER_ROOT)
+                proceed = functools.partial(original, trainer, *args, **kwargs)
+                run.result = action(Call(trainer, name, arguments, proceed), run)
+            except BstunerError as error:
+                run.failure = error
+                raise
+            finally:
+                if not goes_on:
                     intercept()
-            # Also when a script has caught the first one and goes on: nothing is trained.
-            raise _Stop(0)
+            run.searched = True
+            if not goes_on:
+                raise _Stop(0)
+            return run.result
 
         return called
 

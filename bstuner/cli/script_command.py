@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder
+from lightning.pytorch.callbacks import LearningRateFinder
 from rich.console import Console, RenderableType
 
+from bstuner.callbacks.finder import BatchSizeFinder
+from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.cli.answer import OVERLAY_FILE, Answer, writable
+from bstuner.cli.apply import go_on
 from bstuner.cli.command import Command
-from bstuner.cli.script import METHODS, Call, ScriptRun, rank, run_until_trainer
+from bstuner.cli.script import METHODS, Call, ScriptRun, rank, run_script
 from bstuner.cli.target import Target, split, target_of
 from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
 from bstuner.report.live import shows_progress
 from bstuner.training._lightning import end_processes
 
-__all__ = ["ScriptCommand"]
+__all__ = ["SEARCHES", "ScriptCommand"]
+
+# Callbacks that find a batch size or learning rate themselves.
+SEARCHES = (BatchSizeFinder, BatchSizeTuner, LightningsFinder, LearningRateFinder)
 
 Found = TypeVar("Found")
+Tell = Callable[[Found, Trainer, ScriptRun], Answer]
 
 # The options that take no value.
-_FLAGS = ("-h", "--help")
+_FLAGS = ("-h", "--help", "--apply")
 
 _DATA = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
 
@@ -39,12 +49,16 @@ class ScriptCommand(Command, Generic[Found]):
         left_out: those of its arguments that are no options.
         as_text: those that may be an object, of which a command line has the text alone: the words of the help.
         methods: of the Trainer: in the place of which of them the search runs.
+        replaces: callbacks of the script's own that it takes the place of, where the script goes on with it.
+        stays: whether it is itself a part of its answer.
         shown_by_callback: whether the callback itself shows the findings where the Trainer's bars are on.
         label_width: as wide as the labels of the findings.
 
     """
 
-    callback: ClassVar[type]
+    callback: ClassVar[type[Callback]]
+    replaces: ClassVar[tuple[type[Callback], ...]]
+    stays: ClassVar[bool] = False
     left_out: ClassVar[frozenset[str]] = frozenset()
     as_text: ClassVar[dict[str, str]] = {}
     methods: ClassVar[Sequence[str]] = METHODS
@@ -52,8 +66,8 @@ class ScriptCommand(Command, Generic[Found]):
     label_width: ClassVar[int]
 
     @abstractmethod
-    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> Found:
-        """Search in the place of a method of the Trainer.
+    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> Any:
+        """Search in the place of a method of the Trainer; the result.
 
         Args:
             trainer: the script's.
@@ -62,6 +76,23 @@ class ScriptCommand(Command, Generic[Found]):
             settings: the callback's arguments.
 
         """
+
+    def searching(self, trainer: Trainer, settings: dict[str, Any]) -> Callback:
+        """The callback that searches where the script goes on."""
+        return self.callback(**settings)
+
+    def result_of(self, callback: Callback) -> Any:
+        """What the callback has found; None for nothing so far."""
+        return callback.result  # type: ignore[attr-defined]  # those that search have one
+
+    def before(self, trainer: Trainer) -> Any:
+        """What to remember of the Trainer from before the search."""
+        return None
+
+    def found(self, result: Any, trainer: Trainer, before: Any) -> Found:
+        """The result, with what else the answer depends on."""
+        found: Found = result
+        return found
 
     @abstractmethod
     def summary(self, found: Found) -> RenderableType:
@@ -95,6 +126,8 @@ class ScriptCommand(Command, Generic[Found]):
             "configuration that names its classes by class_path. All that follows belongs to it: options of bstuner "
             "stand in front.",
         )
+        words = "go on with the answer in place: the script trains with it, and runs to its end"
+        parser.add_argument("--apply", action="store_true", help=words)
         parser.add_argument("--output", type=Path, default=Path(), help="folder for the files with the answer")
         skipped: set[str | int] = {*self.left_out, *self.as_text}
         parser.add_class_arguments(self.callback, as_group=False, skip=skipped)
@@ -133,33 +166,67 @@ class ScriptCommand(Command, Generic[Found]):
                 raise
 
     def _run(self, options: Namespace, typed: Sequence[str]) -> None:
-        settings = self.settings(options)
-
-        def search(call: Call) -> Found:
-            data = {name: value for name, value in call.arguments.items() if name in _DATA}
-            try:
-                found = self.search(call.trainer, call.method, data, settings)
-            finally:
-                end_processes(call.trainer)
-            # The script's bars may be off, but who types a command wants to see its answer.
-            if call.trainer.is_global_zero and not (self.shown_by_callback and shows_progress(call.trainer)):
-                Console().print(self.summary(found))
-            return found
-
         target = target_of(options.target)
         if rank() == 0:
             self._tell_misplaced(target, options)
             self.prepare(options)
+
+        def tell(found: Found, trainer: Trainer, run: ScriptRun) -> Answer:
+            # The script's bars may be off, but who types a command wants to see its answer.
+            if trainer.is_global_zero and not (self.shown_by_callback and shows_progress(trainer)):
+                Console().print(self.summary(found))
+            subcommand = run.cli.subcommand if run.cli else None
+            return self.answer(found, run, options, target.with_config(options.output / OVERLAY_FILE, subcommand))
+
+        action = functools.partial(self._search_and_go_on if options.apply else self._search, options, tell)
         own, _ = split(typed, _FLAGS)
         again = [sys.executable, "-m", "bstuner", self.name, *own]
-        run = run_until_trainer(target, search, again, self.methods)
-        if rank() != 0:
-            return
-        with_overlay = target.with_config(options.output / OVERLAY_FILE, run.cli.subcommand if run.cli else None)
-        answer = self.answer(run.result, run, options, with_overlay)
-        self._say("Saved", f"{', '.join(self.save(answer, run.result, options))} in {options.output}")
-        for place, step in enumerate(answer.steps):
-            self._say("" if place else "Next", step)
+        run = run_script(target, action, again, self.methods, goes_on=options.apply)
+        if rank() == 0 and not options.apply:
+            found, answer = run.result
+            self._say_saved(found, answer, options)
+            for place, step in enumerate(answer.steps):
+                self._say("" if place else "Next", step)
+
+    def _search(self, options: Namespace, tell: Tell[Found], call: Call, run: ScriptRun) -> tuple[Found, Answer]:
+        """Search in the place of the call."""
+        data = {name: value for name, value in call.arguments.items() if name in _DATA}
+        before = self.before(call.trainer)
+        try:
+            result = self.search(call.trainer, call.method, data, self.settings(options))
+        finally:
+            end_processes(call.trainer)
+        found = self.found(result, call.trainer, before)
+        return found, tell(found, call.trainer, run)
+
+    def _search_and_go_on(self, options: Namespace, tell: Tell[Found], call: Call, run: ScriptRun) -> Any:
+        """Do what the script calls for, with a search in front of it; what the call returns."""
+        trainer = call.trainer
+        callback, before = self.searching(trainer, self.settings(options)), self.before(trainer)
+        told = False
+
+        def tell_and_save() -> dict[str, Any] | None:
+            nonlocal told
+            result = self.result_of(callback)
+            if result is None:
+                return None
+            told, found = True, self.found(result, trainer, before)
+            answer = tell(found, trainer, run)
+            if trainer.is_global_zero:
+                self._say_saved(found, answer, options)
+                self._say("Next", "the script goes on with it")
+            return answer.overlay
+
+        returned = go_on(call, callback, tell_and_save, replaces=self.replaces, stays=self.stays)
+        if not told and trainer.is_global_zero:
+            print(
+                "bstuner: there was nothing to search for: the values are those of the checkpoint, or your own",
+                file=sys.stderr,
+            )
+        return returned
+
+    def _say_saved(self, found: Found, answer: Answer, options: Namespace) -> None:
+        self._say("Saved", f"{', '.join(self.save(answer, found, options))} in {options.output}")
 
     def _tell_misplaced(self, target: Target, options: Namespace) -> None:
         """Say which options go to the script, as it may pass over what it does not know."""

@@ -13,8 +13,10 @@ from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.cli.answer import Answer, Overlay
 from bstuner.cli.script import ScriptRun
-from bstuner.cli.script_command import ScriptCommand
+from bstuner.cli.script_command import SEARCHES, ScriptCommand
 from bstuner.core.tune_result import TuneResult
+from bstuner.errors import InvalidSetting
+from bstuner.report.snippet import python_snippet
 from bstuner.report.tune_summary import tune_summary
 
 __all__ = ["COMMAND", "Tune"]
@@ -48,6 +50,7 @@ or, with --storage postgresql://..., on many.
   bstuner tune --monitor val_acc --mode max --n_trials 30 main.py fit -c config.yaml
 """
     callback = BatchSizeTuner
+    replaces = SEARCHES
     left_out = frozenset({"study", "sampler", "pruner"})  # objects that no command line can name
     as_text = {  # noqa: RUF012  # declared a ClassVar in the base
         "storage": "where the study is kept: an Optuna URL (postgresql://..., for many machines) or a path of a "
@@ -56,11 +59,23 @@ or, with --storage postgresql://..., on many.
     methods = ("fit",)
     label_width = 11
 
-    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> _Tuned:
+    def check(self, options: Namespace) -> None:
+        """Without an end of the trade-off to take, there is nothing to go on with."""
+        super().check(options)
+        if options.apply and options.objective == "both" and options.take is None:
+            raise InvalidSetting("take: expected 'metric' or 'speed' with --objective both and --apply, found None.")
+
+    def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> TuneResult:
         """By `bstuner.tune`."""
-        before = {name: getattr(trainer, name) for name in _COUNTED}
-        result = tune(trainer, **data, **settings)
-        after = {name: getattr(trainer, name) for name in _COUNTED}
+        return tune(trainer, **data, **settings)
+
+    def before(self, trainer: Trainer) -> dict[str, Any]:
+        """What the Trainer counts in steps."""
+        return {name: getattr(trainer, name) for name in _COUNTED}
+
+    def found(self, result: TuneResult, trainer: Trainer, before: dict[str, Any]) -> _Tuned:
+        """The pair, and what the Trainer counts otherwise now."""
+        after = self.before(trainer)
         return _Tuned(result, {name: value for name, value in after.items() if value != before[name]})
 
     def summary(self, found: _Tuned) -> RenderableType:
@@ -70,7 +85,8 @@ or, with --storage postgresql://..., on many.
     def answer(self, found: _Tuned, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
         """The pair, where it goes, and what goes with it."""
         part = _overlay(run, options.batch_arg_name, found)
-        return Answer(found.result.as_dict(), part.content if part else {}, _steps(found, part, with_overlay))
+        overlay = part.content if part else {}
+        return Answer(found.result.as_dict(), overlay, _snippet(found.result), _steps(found, part, with_overlay))
 
 
 COMMAND = Tune()
@@ -131,6 +147,17 @@ def _steps(tuned: _Tuned, part: _Part | None, with_overlay: str) -> list[str]:
         elif not (part and part.lr and change.startswith(f"{result.lr_holder}:")):
             steps.append(f"change {change}")
     return [*steps, "and train"] if not part else steps
+
+
+def _snippet(result: TuneResult) -> str:
+    """The lines of Python that set it; none where it is the user's own settings."""
+    if result.answer.number == result.baseline.number:
+        return ""
+    # The rest has a line of its own.
+    lines = (LearningRateWarmup.__name__, "accumulate_grad_batches:", f"{result.lr_holder}:")
+    also = [change for change in (*result.set_values, *result.by_hand) if not change.startswith(lines)]
+    batch, accumulate, lr = result.batch_size, result.answer.accumulate_grad_batches, result.lr
+    return python_snippet(batch, accumulate, lr, _holder(result), result.lr_holder, warmup=result.warmup, also=also)
 
 
 def _holder(result: TuneResult) -> str:

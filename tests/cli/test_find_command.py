@@ -44,7 +44,8 @@ def test_an_unmodified_script(tmp_path: Path) -> None:
     }
     assert answer["limited_by"] == "max_val"
     assert {"batch_size", "peak_bytes", "seconds", "fits", "reason"} == set(answer["probes"][0])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bstuner-result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bstuner-result.json", "bstuner-snippet.py"]
+    assert (tmp_path / "bstuner-snippet.py").read_text().startswith("batch_size = 64  # Digits.batch_size\n")
 
 
 def test_a_lightning_cli_gets_an_overlay_that_works_as_a_second_config(

@@ -68,10 +68,14 @@ def test_an_unmodified_script(tmp_path: Path, bstuner: Command) -> None:
         " 1,024      2     16         16 x 1  0.4   0.2     64    128",
         " 2,048      4     32         16 x 2  0.4   0.1     32    128",
         " 3,072      6    end                              224    384",
-        f"Saved    bstuner-schedule.json in {tmp_path}",
+        f"Saved    bstuner-schedule.json, bstuner-snippet.py in {tmp_path}",
         "Next     put BatchSizeScheduler(fits=16) into the callbacks of your Trainer and train",
     ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bstuner-schedule.json", "train.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bstuner-schedule.json",
+        "bstuner-snippet.py",
+        "train.py",
+    ]
     answer = plan(tmp_path)
     assert answer["phases"].pop() == {
         "start_sample": 2048,
@@ -110,7 +114,7 @@ def test_the_largest_micro_batch_is_found_and_the_plan_is_drawn(tmp_path: Path, 
     assert plan(folder)["phases"][-1]["micro"] == 32, "all of it fits"
     picture = tmp_path / "pictures" / "plan.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"Saved    bstuner-schedule.json, {picture} in {folder}" in done.stdout
+    assert f"Saved    bstuner-schedule.json, bstuner-snippet.py, {picture} in {folder}" in done.stdout
     assert "trained" not in done.stdout
 
 

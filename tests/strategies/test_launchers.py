@@ -208,6 +208,18 @@ def test_bstuner_starts_itself_for_the_other_rank_where_there_is_no_script(tmp_p
     assert (answer["batch_size"], answer["world_size"]) == (32, 2)
 
 
+def test_both_processes_go_on_with_the_answer(tmp_path: Path) -> None:
+    write(tmp_path / "project" / "main.py", CLI.replace("os.chdir", "str"))
+    devices = ["--trainer.strategy", "ddp", "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
+    fit = ["fit", "--trainer.max_epochs", 1, "--trainer.default_root_dir", "saved", *devices, "--data.length", 512]
+    done = run([*BSTUNER, "--apply", "--max_val", 32, "project/main.py", *fit], tmp_path)
+    assert done.returncode == 0, done.output
+    assert (done.output.count("Fits "), done.output.count("Saved ")) == (1, 1), "only rank 0 speaks"
+    assert done.output.count("trained") == done.output.count("cleaned up") == 2
+    config = yaml.safe_load((tmp_path / "saved" / "config.yaml").read_text())
+    assert config["data"] == {"batch_size": 32, "length": 512}
+
+
 def test_torchrun_starts_bstuner_on_each_rank(tmp_path: Path) -> None:
     script = write(tmp_path / "train.py", TRAIN)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
