@@ -16,6 +16,7 @@ from bstuner.report.files import write_text
 from bstuner.report.page import report_page
 from bstuner.report.study_summary import study_summary
 from bstuner.study.findings import Findings
+from bstuner.study.storage import storage_in_words, storage_trouble
 
 __all__ = ["COMMAND", "REPORT_FILE", "Report"]
 
@@ -60,7 +61,9 @@ reach its storage, and while the search is on; nothing in it is changed.
     def run(self, options: Namespace, typed: Sequence[str]) -> None:
         """Read the study, print it and write the page."""
         storage = existing_storage(options.storage, writes=False)
-        findings = Findings.read(pick_study(storage, options.study_name))
+        study = pick_study(storage, options.study_name)
+        with storage_trouble(storage_in_words(study)):
+            findings = Findings.read(study)
         Console().print(study_summary(findings))
         try:
             write_text(options.output, report_page(findings, datetime.now()))

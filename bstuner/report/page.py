@@ -64,9 +64,9 @@ class _Page:
         going_on = " open" if findings.state != "ended" else ""
         model = f"{escape(facts.model)}, {facts.parameters:,} parameters. " if facts.model else ""
         result = findings.result
-        notes = [] if result is None else list(dict.fromkeys(result.warnings))
-        if findings.find is not None:
-            notes = list(dict.fromkeys((*findings.find.warnings, *notes)))
+        found = () if findings.find is None else findings.find.warnings
+        told = () if result is None else result.warnings
+        notes = [note for note in dict.fromkeys((findings.failure, *found, *told)) if note]
         return "\n".join([
             "<header>",
             f'<p class="state{going_on}">{escape(state_words(findings))}</p>',

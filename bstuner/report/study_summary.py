@@ -27,6 +27,8 @@ def study_summary(findings: Findings) -> RenderableType:
     parts: list[RenderableType] = [Text(verdict(findings), style="bold")]
     if findings.state != "ended":  # which the block below tells with the rest
         parts.append(Text(state_words(findings), style="cyan"))
+    if findings.failure:
+        parts.append(Text(findings.failure, style="yellow"))
     if findings.result is not None:
         parts.append(Padding(tune_summary(findings.result), (1, 0, 0, 0)))
     elif findings.find is not None:

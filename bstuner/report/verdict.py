@@ -44,7 +44,7 @@ def _stopped(findings: Findings) -> str:
 
 def _before_the_baseline(findings: Findings) -> str:
     if findings.state == "failed":
-        return f"There is no answer: {findings.failure}"
+        return "There is no answer: the search was ended by an error."
     if findings.state == "interrupted":
         return "There is no answer: the search was interrupted before a trial with your own settings had ended."
     return "There is no answer yet: no trial has ended. The first one, with your own settings, sets the bar."

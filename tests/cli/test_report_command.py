@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from formula_runner import FormulaRunner
 from postgres import Server
 from studies import FACTS, searched
 
 from bstuner.cli.main import main
 from bstuner.core.trial import TrialRequest
+from bstuner.errors import BaselineFailed
 from bstuner.study.store import open_study
 
 
@@ -82,6 +84,15 @@ def test_a_study_without_trials_makes_a_report_too(capsys: pytest.CaptureFixture
     open_study(None, "digits", FACTS)
     code, told, _ = run(capsys=capsys)
     assert (code, "There is no answer yet: no trial has ended." in told) == (0, True)
+
+
+def test_a_search_that_failed_is_told_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BaselineFailed) as failed:
+        searched(runner=FormulaRunner(ends=lambda request: "out of memory"))
+    code, told, _ = run(capsys=capsys)
+    assert code == 0
+    assert "There is no answer: the search was ended by an error. Ended by an error after 0 of 12 trials" in told
+    assert " ".join(str(failed.value).split()) in told
 
 
 @pytest.mark.parametrize(

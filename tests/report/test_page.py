@@ -173,6 +173,13 @@ def test_users_words_stay_words(browser: Browser) -> None:
     assert page.errors() == []
 
 
+def test_the_error_that_ended_a_search_is_told(browser: Browser, searching: list[Findings]) -> None:
+    for ended, said in ((searching[0], "There is no answer: "), (searching[1], "So far: ")):
+        page = opened(browser, replace(ended, state="failed", failure="Expected <this>.", running=()))
+        assert "Expected <this>." in page.text()
+        assert said in page.text()
+
+
 def test_a_front_without_a_choice_has_nothing_to_copy(browser: Browser) -> None:
     study = searched(InMemoryStorage(), facts=replace(FACTS, objective="both"), n_trials=6)
     page = opened(browser, Findings.read(study))
@@ -215,7 +222,7 @@ def test_the_verdict_is_honest(case: Callable[[Findings], Findings], said: str, 
 def test_the_verdict_before_there_is_a_baseline(findings: Findings, searching: list[Findings]) -> None:
     assert verdict(searching[0]).startswith("There is no answer yet: no trial has ended.")
     failed = replace(searching[0], state="failed", failure="Expected <this>.", running=())
-    assert verdict(failed) == "There is no answer: Expected <this>."
+    assert verdict(failed) == "There is no answer: the search was ended by an error."
     assert state_words(failed) == "Ended by an error after 0 of 5 trials"
     assert "interrupted before" in verdict(replace(failed, state="interrupted"))
     assert verdict(searching[1]).startswith("So far: your own settings have set the bar, val_loss")
