@@ -137,4 +137,5 @@ _LAYOUT: dict[str, Any] = {
     "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": _CLEAR},
     "hoverlabel": {"font": {"family": _FONT, "size": 13}, "align": "left"},
     "hovermode": "closest",
+    "showlegend": True,  # of one trace too: what it is
 }
