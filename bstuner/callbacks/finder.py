@@ -182,8 +182,8 @@ class BatchSizeFinder(OwnCallback):
         with SearchDisplay(enabled=shows_progress(trainer)) as display:
             try:
                 self._answer(trainer, stage, display, fresh)
-            except KeyboardInterrupt:
-                display.show_interrupted()
+            except KeyboardInterrupt as interrupt:
+                interrupt.args = (display.show_interrupted(),)  # for who has typed a command and has no bars
                 # Not passed on as it is: Lightning would exit with 1 and hide that the user asked for it.
                 raise SystemExit(EXIT_INTERRUPTED) from None
         if start is not None:

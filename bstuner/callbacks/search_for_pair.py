@@ -149,8 +149,9 @@ class SearchForPair:
                     step_seconds=self._step_seconds(),
                     clock=time.monotonic,
                 )
-            except KeyboardInterrupt:
-                display.show_interrupted(None, self._how_to_go_on(study.study_name))
+            except KeyboardInterrupt as interrupt:
+                # For who has typed a command and has no bars.
+                interrupt.args = (display.show_interrupted(None, self._how_to_go_on(study.study_name)),)
                 raise
             return self._complete(result, study)
 

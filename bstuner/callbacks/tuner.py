@@ -259,8 +259,8 @@ class BatchSizeTuner(OwnCallback):
         asked = replace(self.find_settings, max_val=min((size for size in bounds if size is not None), default=None))
         try:
             return find_largest(trainer, "fit", asked, display, fresh=True)
-        except KeyboardInterrupt:
-            display.show_interrupted(init_val=False)
+        except KeyboardInterrupt as interrupt:
+            interrupt.args = (display.show_interrupted(init_val=False),)
             raise
 
     def _take_up(self, trainer: Trainer, start: FrozenStart) -> SettingsInPlace:

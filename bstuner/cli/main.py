@@ -37,13 +37,20 @@ def main(arguments: list[str] | None = None) -> int:
     except BstunerError as error:
         print(f"bstuner: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(interrupt)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # so Lightning ends what Ctrl-C has interrupted
-            return INTERRUPTED
+            return _interrupted(error.__context__)
         raise
     return 0
+
+
+def _interrupted(interrupt: KeyboardInterrupt) -> int:
+    words = interrupt.args[0] if interrupt.args else "interrupted"
+    if words:  # none where a display has said it
+        print(f"bstuner: {words}", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _run(typed: list[str]) -> None:

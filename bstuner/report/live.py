@@ -74,8 +74,8 @@ class SearchDisplay:
         self._progress.stop()
         self._console.print(find_summary(result))
 
-    def show_interrupted(self, init_val: bool = True) -> None:
-        """Say what was found so far, and how to go on.
+    def show_interrupted(self, init_val: bool = True) -> str:
+        """Say what was found so far, and how to go on; the words, where nothing is to be shown.
 
         Args:
             init_val: whether a search can be told where to begin.
@@ -83,14 +83,18 @@ class SearchDisplay:
         """
         self._progress.stop()
         if self._best is None:
-            self._console.print("Interrupted: no batch size has been shown to fit yet. Run again to search.")
-            return
-        peak = f" ({format_bytes(self._best.peak_bytes)})" if self._best.peak_bytes is not None else ""
-        again = f" with init_val={self._best.batch_size} to go on from there" if init_val else " to search"
-        self._console.print(
-            f"Interrupted after {self._count} probes: {self._best.batch_size}{peak} fits, larger sizes are unknown. "
-            f"Run again{again}."
-        )
+            words = "Interrupted: no batch size has been shown to fit yet. Run again to search."
+        else:
+            peak = f" ({format_bytes(self._best.peak_bytes)})" if self._best.peak_bytes is not None else ""
+            again = f" with init_val={self._best.batch_size} to go on from there" if init_val else " to search"
+            words = (
+                f"Interrupted after {self._count} probes: {self._best.batch_size}{peak} fits, larger sizes are "
+                f"unknown. Run again{again}."
+            )
+        if self._console.quiet:
+            return words
+        self._console.print(words)
+        return ""
 
     def _update(self, text: str, done: int | None = None, total: int | None = None) -> None:
         if self._task is not None:

@@ -133,8 +133,8 @@ class TuningDisplay:
         self._stop()
         self._console.print(tune_summary(result, saved))
 
-    def show_interrupted(self, best: TrialSummary | None, how: str) -> None:
-        """Say what was found so far, and how to go on.
+    def show_interrupted(self, best: TrialSummary | None, how: str) -> str:
+        """Say what was found so far, and how to go on; the words, where nothing is to be shown.
 
         Args:
             best: the best trial so far; None for the best of those that were shown.
@@ -150,7 +150,11 @@ class TuningDisplay:
             found = f"Interrupted after {_trials(count)}: nothing better than your own settings so far."
         else:
             found = f"Interrupted after {_trials(count)}. Best so far: {self._outcome(best)}{self._gain(best)}."
-        self._console.print(Text(f"{found} {how}"))
+        words = f"{found} {how}"
+        if self._console.quiet:
+            return words
+        self._console.print(Text(words))
+        return ""
 
     @property
     def _best(self) -> TrialSummary | None:

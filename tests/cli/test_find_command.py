@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -211,55 +207,3 @@ def test_the_help_says_what_happens_and_explains_every_option(tmp_path: Path, bs
     assert "bstuner find --memory_limit 24GiB main.py fit -c config.yaml" in done.stdout
     for option in ("--mode", "--init_val", "--max_val", "--margin", "--memory_limit", "--probe_with", "--output"):
         assert option in done.stdout
-
-
-def interrupted(script: Path, after: str) -> tuple[int, str]:
-    """Press Ctrl-C once a script that is searched has printed something; its exit code and output."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bstuner", "find", str(script)],
-        cwd=script.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    said = ""
-    while after not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
-    assert not (script.parent / "bstuner-result.json").exists()
-    return process.returncode, rest
-
-
-def test_ctrl_c_ends_the_search_with_130_and_writes_nothing(tmp_path: Path) -> None:
-    script = write(
-        tmp_path / "train.py",
-        f"import sys; sys.path.insert(1, {str(EXAMPLES)!r})\n"
-        "import time\nimport lightning as L\nfrom digits import Classifier, Digits\n"
-        "class Slow(Classifier):\n"
-        "    def training_step(self, batch, batch_idx):\n"
-        "        if len(batch[0]) > 2:\n            print('stepping', flush=True)\n            time.sleep(60)\n"
-        "        return super().training_step(batch, batch_idx)\n"
-        "L.Trainer(logger=False, enable_checkpointing=False).fit(Slow(), Digits())\n",
-    )
-    code, rest = interrupted(script, after="stepping")
-    assert code == 130, rest
-    assert "Interrupted after 1 probes: 2 (" in rest
-    assert "Run again with init_val=2 to go on from there." in " ".join(rest.split())
-
-
-def test_so_does_ctrl_c_before_the_search_has_begun(tmp_path: Path) -> None:
-    script = write(
-        tmp_path / "train.py",
-        f"import sys; sys.path.insert(1, {str(EXAMPLES)!r})\n"
-        "import time\nimport lightning as L\nfrom digits import Classifier, Digits\n"
-        "class Slow(Digits):\n"
-        "    def prepare_data(self):\n        print('preparing', flush=True)\n        time.sleep(60)\n"
-        "L.Trainer(logger=False, enable_checkpointing=False).fit(Classifier(), Slow())\n",
-    )
-    code, rest = interrupted(script, after="preparing")
-    assert code == 130, rest

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cli.commands import EXAMPLES, Command, environment, python, result, write
+from cli.commands import EXAMPLES, Command, result, write
 
 from bstuner.cli.main import parser_of
 from bstuner.cli.tune import COMMAND
@@ -288,75 +285,3 @@ def test_the_help_says_what_happens_and_explains_every_option(bstuner: Command) 
         assert left_out not in text
     assert "null to run all of `n_trials`. (default: 10)" in words
     assert max(map(len, text.splitlines())) <= 84, "the last example"
-
-
-# With SLEEP it stands still in its n-th trial, or in the first larger probe.
-SLOW = f"""{MODEL}
-import os, time
-LOOPS = []  # a search winds back what models hold themselves
-
-class Slow(Model):
-    def training_step(self, batch, batch_idx):
-        trial = any(type(each).__name__ == "TrialWatch" for each in self.trainer.callbacks)
-        if trial and not (LOOPS and LOOPS[-1] is self.trainer.fit_loop):
-            LOOPS.append(self.trainer.fit_loop)
-        sleep = os.environ.get("SLEEP")
-        if sleep == "probe" and len(batch[0]) > 2 or sleep == str(len(LOOPS)):
-            os.write(1, b"stepping\\n")
-            time.sleep(1000)
-        return super().training_step(batch, batch_idx)
-
-zoo.trainer(enable_progress_bar=True).fit(Slow(), Data())
-"""
-
-
-def interrupted(folder: Path, *arguments: object, sleep: str) -> tuple[int, str]:
-    """Press Ctrl-C where the script stands still; the command's exit code and what it says then."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bstuner", "tune", *map(str, arguments)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(SLEEP=sleep),
-    )
-    assert process.stdout is not None
-    said = ""
-    while "stepping" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
-    assert not (folder / "bstuner-result.json").exists()
-    assert "Traceback" not in rest
-    return process.returncode, " ".join(rest.split())
-
-
-def test_ctrl_c_in_the_search_for_what_fits(tmp_path: Path) -> None:
-    script = write(tmp_path / "train.py", SLOW)
-    code, said = interrupted(tmp_path, "--max_val", 16, script, sleep="probe")
-    assert code == 130, said
-    assert "Interrupted after 1 probe" in said
-    assert "init_val" not in said, "which the tuner does not have"
-
-
-def test_ctrl_c_in_a_trial_keeps_the_study_and_the_same_command_goes_on_with_it(tmp_path: Path) -> None:
-    script = write(tmp_path / "train.py", SLOW)
-    command = [*LARGEST, "--n_trials", 4, "--seed", 3, "--study_name", "mine", script]
-    code, said = interrupted(tmp_path, *command, sleep="3")
-    assert code == 130, said
-    assert "Interrupted after 2 trials" in said
-    kept = f"The study is kept in {tmp_path / 'bstuner-study.log'}; go on with study_name='mine'."
-    assert kept.replace(" ", "") in said.replace(" ", ""), "however long the path"
-    done = python("-m", "bstuner", "tune", *command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    answer = result(tmp_path)
-    assert answer["n_trials"] == 4
-    assert "Trial 0:" not in done.stdout
-    assert "Trial 1:" not in done.stdout
-    assert done.stdout.count("Trial ") == 2
-    tried = [(trial["global_batch_size"], trial["lr"]) for trial in answer["trials"]]
-    assert len(set(tried)) == 4
-    numbers = [trial["number"] for trial in answer["trials"]]
-    assert numbers == [0, 1, 3, 4], "the one that was interrupted has been put back, and ran again"
