@@ -48,6 +48,7 @@ clean:  ## remove .venv, caches and what runs leave behind
 	rm -rf .venv build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
 	rm -f bstuner-result.json bstuner-overlay.yaml bstuner-snippet.py bstuner-schedule.json bstuner-report.html \
 		bstuner-study.log
+	rm -rf bstuner-artifacts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: written once it is installed, out of date when the pins are newer.

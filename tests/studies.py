@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from formula_runner import SPACE, FormulaRunner, search
+from formula_runner import SPACE, FormulaRunner
 from optuna import Study
 
 from bstuner.core.result import FindResult, Probe
 from bstuner.core.trial import Ending, TrialRequest
-from bstuner.core.tune_result import TuneResult
 from bstuner.study.findings import write_answer, write_environment, write_find, write_search
 from bstuner.study.search import tune
 from bstuner.study.settings import TuneSettings
@@ -114,15 +112,3 @@ def searched(
         result = tune(runner, SPACE, how, study, worker=worker, clock=lambda: 0.0)
     write_answer(study, result.with_settings(["max_steps: 400 -> 200"], ["a warning"]))
     return study
-
-
-def tuned_study(
-    storage: Storage, name: str = "digits", runner: FormulaRunner | None = None, **settings: Any
-) -> tuple[Study, TuneResult]:
-    """A study as a search leaves it, and what the search found."""
-    runner = runner or FormulaRunner()
-    settings = {"n_trials": 8, "capacity_bytes": 2**31, **settings}
-    facts = replace(FACTS, mode=runner.mode, objective=settings.get("objective", "time"), trial_budget=runner.budget)
-    lowest, highest = SPACE.lr_range
-    study = open_study(storage, name, replace(facts, base_lr_low=lowest, base_lr_high=highest))
-    return study, search(runner, study, **settings)

@@ -23,6 +23,8 @@ from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core.result import FindResult
 from bstuner.core.tune_result import TuneResult
 from bstuner.errors import StorageUnusable
+from bstuner.report.dashboards import artifacts_folder
+from bstuner.report.publisher import Publisher
 from bstuner.report.tuning import TuningDisplay
 from bstuner.study.findings import write_environment, write_find, write_search
 from bstuner.study.search import tune
@@ -66,7 +68,7 @@ class SearchForPair:
         choices: where its study is.
 
     Attributes:
-        study: the study; None before the search, and on processes of another rank than 0.
+        publisher: shows the study in dashboards; None before the search, and on processes of another rank than 0.
 
     """
 
@@ -78,7 +80,7 @@ class SearchForPair:
         self._found = found
         self._settings = replace(settings, capacity_bytes=found.usable_bytes)
         self._choices = choices
-        self.study: Study | None = None
+        self.publisher: Publisher | None = None
         self._storage = choices.storage or _default_storage(trainer)
         model = type(trainer.lightning_module).__name__
         self._name = choices.study_name or f"{model}-{datetime.now():%Y-%m-%d-%H-%M-%S}-{secrets.token_hex(2)}"
@@ -128,11 +130,12 @@ class SearchForPair:
                 sampler=self._choices.sampler,
                 pruner=self._choices.pruner,
             )
-        self.study = study
         with storage_trouble(storage_in_words(study)):
             write_search(study, self._settings.n_trials, self._trials.in_place.learning_rate.holder)
             write_find(study, self._found)
             write_environment(study, type(self._trainer.strategy).__name__)
+        self.publisher = Publisher(study, artifacts_folder(study, _root(self._trainer)), display)
+        self.publisher.publish()
         own = self._choices.study
         with Worker(study) as worker, display, _without_optunas_own_words():
             display.expect(budget=self._trials.runner.budget, n_trials=self._settings.n_trials)
@@ -143,7 +146,7 @@ class SearchForPair:
                     self._settings,
                     study,
                     worker=worker,
-                    observer=display,
+                    observer=self.publisher,
                     sampler=self._choices.sampler or (own.sampler if own else None),
                     pruner=self._choices.pruner or (own.pruner if own else None),
                     step_seconds=self._step_seconds(),
@@ -229,29 +232,38 @@ class SearchForPair:
         return (max(1, round(share * samples)), reference / lr) if needed else None
 
 
-def keep_for_reports(study: Study | None, write: Callable[[Study], None]) -> None:
-    """Keep in a study what its reports tell.
+def keep_for_reports(publisher: Publisher | None, write: Callable[[Study], None]) -> None:
+    """Keep in a study what its reports tell, and show it in dashboards.
 
     Args:
-        study: the study; None, on processes that have none, for nothing to do.
+        publisher: the study's; None, on processes that have no study, for nothing to do.
         write: writes it.
 
     """
-    if study is None:
+    if publisher is None:
         return
     try:
-        with storage_trouble(storage_in_words(study)):
-            write(study)
+        with storage_trouble(storage_in_words(publisher.study)):
+            write(publisher.study)
     except StorageUnusable as error:  # the search is done, and training need not wait for a database
         rank_zero_warn(f"The study lacks a part of what its reports tell. {error}")
+        return
+    publisher.publish()
+    if publisher.trouble:
+        rank_zero_warn(publisher.trouble)
 
 
 def _default_storage(trainer: Trainer) -> str:
-    """A file where Lightning keeps its own; in the current folder where that is no folder of this machine."""
-    root = str(trainer.default_root_dir)
-    folder = Path() if "://" in root else Path(root)
+    """A file where Lightning keeps its own."""
+    folder = _root(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / DEFAULT_FILE)
+
+
+def _root(trainer: Trainer) -> Path:
+    """The folder where Lightning keeps its own; the current folder where that is none of this machine."""
+    root = str(trainer.default_root_dir)
+    return Path() if "://" in root else Path(root)
 
 
 @contextlib.contextmanager

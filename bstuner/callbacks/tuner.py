@@ -31,6 +31,7 @@ from bstuner.core.tune_result import Objective, TuneResult
 from bstuner.device.limit import parse_bytes
 from bstuner.errors import SettingRefused
 from bstuner.report.live import SearchDisplay, shows_progress
+from bstuner.report.publisher import Publisher
 from bstuner.report.schedule_record import plan_for_study
 from bstuner.report.tuning import TuningDisplay
 from bstuner.study.findings import write_answer, write_growth
@@ -178,7 +179,7 @@ class BatchSizeTuner(OwnCallback):
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._warmup: LearningRateWarmup | None = None
-        self._study: Study | None = None  # while the fit that follows the search goes on
+        self._publisher: Publisher | None = None  # while the fit that follows the search goes on
 
     @property
     def result(self) -> TuneResult | None:
@@ -247,8 +248,8 @@ class BatchSizeTuner(OwnCallback):
         }
         self._put_in_place(trainer, start, trials.in_place)
         self._result = self._with_settings(result, trials.in_place)
-        self._study = search.study
-        keep_for_reports(self._study, partial(write_answer, result=self._result))
+        self._publisher = search.publisher
+        keep_for_reports(self._publisher, partial(write_answer, result=self._result))
         if trainer.is_global_zero:
             tuning.show(self._result)
             if spawns_processes(trainer):
@@ -307,7 +308,7 @@ class BatchSizeTuner(OwnCallback):
             plan: that of the fit.
 
         """
-        keep_for_reports(self._study, lambda study: write_growth(study, plan_for_study(plan)))
+        keep_for_reports(self._publisher, lambda study: write_growth(study, plan_for_study(plan)))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind in the Trainer."""
@@ -316,7 +317,7 @@ class BatchSizeTuner(OwnCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing behind in the Trainer."""
         self._beginning.forget()
-        self._study = None
+        self._publisher = None
         if self._warmup is not None:
             self._warmup.teardown(trainer, pl_module, stage)
             trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self._warmup]

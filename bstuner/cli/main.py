@@ -20,6 +20,7 @@ COMMANDS = {
     "tune": "the batch size and learning rate that train fastest",
     "schedule": "how the batch would grow instead of the learning rate falling",
     "report": "what a study holds, as one page and in short",
+    "dashboard": "the studies in a browser, by optuna-dashboard",
 }
 
 FAILED, INTERRUPTED = 1, 130

@@ -12,7 +12,7 @@ from bstuner.errors import StudyMissing
 from bstuner.study.storage import open_storage, storage_in_words, storage_trouble
 from bstuner.study.store import is_ours
 
-__all__ = ["existing_storage", "pick_study"]
+__all__ = ["existing_storage", "our_studies", "pick_study"]
 
 
 def existing_storage(storage: str | None, *, writes: bool = True) -> BaseStorage:
@@ -29,6 +29,21 @@ def existing_storage(storage: str | None, *, writes: bool = True) -> BaseStorage
 
     """
     return open_storage(storage, new=False, writes=writes)
+
+
+def our_studies(storage: BaseStorage) -> list[Study]:
+    """All studies of a storage that bstuner made.
+
+    Args:
+        storage: Where they are kept.
+
+    Raises:
+        StorageUnusable: The storage cannot be read.
+
+    """
+    with storage_trouble(storage_in_words(storage)):
+        found = optuna.get_all_study_summaries(storage, include_best_trial=False)
+        return [optuna.load_study(study_name=each.study_name, storage=storage) for each in found if is_ours(each)]
 
 
 def pick_study(storage: BaseStorage, study_name: str | None = None) -> Study:

@@ -12,7 +12,7 @@ from bstuner.report.snippet import json_snippet, python_snippet, yaml_snippet
 from bstuner.report.tune_summary import format_lr, format_metric, format_seconds, quality
 from bstuner.study.findings import Findings
 
-__all__ = ["Row", "environment_list", "phase_table", "settings_tabs", "tiles", "trial_rows", "trial_table"]
+__all__ = ["Row", "environment_list", "phase_table", "settings_tabs", "settings_texts", "tiles", "trial_rows", "trial_table"]
 
 
 def tiles(findings: Findings) -> Iterator[str]:
@@ -47,16 +47,7 @@ def _gain(result: TuneResult) -> Iterator[tuple[str, str]]:
 
 def settings_tabs(result: TuneResult, findings: Findings) -> str:
     """The answer to copy, as Python, YAML and JSON."""
-    answer = result.answer
-    holder = "batch_size" if findings.find is None else findings.find.holder
-    places = (answer.batch_size, answer.accumulate_grad_batches, answer.lr, holder, result.lr_holder)
-    kept = answer.number == result.baseline.number
-    more: dict[str, Any] = {"warmup": None if kept else result.warmup, "also": [] if kept else _also(result)}
-    texts = {
-        "python": ("Python", python_snippet(*places, **more)),
-        "yaml": ("YAML", yaml_snippet(*places, model=findings.facts.model, **more)),
-        "json": ("JSON", json_snippet(*places, **more)),
-    }
+    texts = settings_texts(result, findings)
     labels = "".join(
         f'<input type="radio" name="format" id="{name}"{" checked" if name == "python" else ""}>'
         f'<label for="{name}">{title}</label>'
@@ -67,6 +58,20 @@ def settings_tabs(result: TuneResult, findings: Findings) -> str:
         f'<div class="{name}">{copy}<pre tabindex="0">{escape(text)}</pre></div>' for name, (_, text) in texts.items()
     )
     return f'<div class="tabs">{labels}{blocks}</div>'
+
+
+def settings_texts(result: TuneResult, findings: Findings) -> dict[str, tuple[str, str]]:
+    """The answer as text in each format: the format's name, and the text."""
+    answer = result.answer
+    holder = "batch_size" if findings.find is None else findings.find.holder
+    places = (answer.batch_size, answer.accumulate_grad_batches, answer.lr, holder, result.lr_holder)
+    kept = answer.number == result.baseline.number
+    more: dict[str, Any] = {"warmup": None if kept else result.warmup, "also": [] if kept else _also(result)}
+    return {
+        "python": ("Python", python_snippet(*places, **more)),
+        "yaml": ("YAML", yaml_snippet(*places, model=findings.facts.model, **more)),
+        "json": ("JSON", json_snippet(*places, **more)),
+    }
 
 
 def _also(result: TuneResult) -> list[str]:

@@ -22,10 +22,11 @@ __all__ = [
     "format_seconds",
     "format_settings",
     "quality",
+    "tune_rows",
     "tune_summary",
 ]
 
-Row = tuple[str, RenderableType]
+Row = tuple[str, "str | Text | _Side"]
 
 
 def tune_summary(result: TuneResult, saved: Sequence[str] = ()) -> RenderableType:
@@ -42,6 +43,16 @@ def tune_summary(result: TuneResult, saved: Sequence[str] = ()) -> RenderableTyp
     for label, words in _rows(result, saved):
         facts.add_row(label, Text(words) if isinstance(words, str) else words)
     return Group(facts, _front(result)) if result.objective == "both" else facts
+
+
+def tune_rows(result: TuneResult) -> list[tuple[str, str]]:
+    """The same findings in plain words: a label and a line each.
+
+    Args:
+        result: what was found.
+
+    """
+    return [(label, words if isinstance(words, str) else words.plain) for label, words in _rows(result, ())]
 
 
 def format_lr(lr: float) -> str:
@@ -104,6 +115,7 @@ class _Side:
     def __init__(self, settings: str, outcome: str) -> None:
         self._settings, self._outcome = Text(settings), Text(outcome)
         self._line = Text(f"{settings}   {outcome}")
+        self.plain = f"{settings}: {outcome}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._line.cell_len <= options.max_width:
@@ -204,7 +216,7 @@ def quality(trial: TrialSummary, mode: str) -> float:
     return min(metrics) if mode == "min" else max(metrics)
 
 
-def _confirmed(result: TuneResult) -> RenderableType:
+def _confirmed(result: TuneResult) -> Text:
     how = confirmed_words(result)
     if result.confirmed is False:
         return Text(f"no: {how}. The win may be chance: your own settings stay.", style="yellow")

@@ -6,14 +6,16 @@ the system are not shown.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from optuna import Study
 from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["keep_apart", "kept_apart"]
+__all__ = ["keep_apart", "kept_apart", "set_system_attributes"]
 
 _PREFIX = "bstuner:"
+_METRIC_NAMES = "study:metric_names"
 
 
 def keep_apart(holder: Study | Trial, name: str, value: Any) -> None:
@@ -31,7 +33,7 @@ def keep_apart(holder: Study | Trial, name: str, value: Any) -> None:
         value: The value, which takes the place of an older one.
     """
     if isinstance(holder, Study):
-        holder._storage.set_study_system_attr(holder._study_id, _PREFIX + name, value)
+        set_system_attributes(holder, {_PREFIX + name: value})
     else:
         holder.storage.set_trial_system_attr(holder._trial_id, _PREFIX + name, value)
 
@@ -46,3 +48,20 @@ def kept_apart(holder: Study | FrozenTrial) -> dict[str, Any]:
         holder._storage.get_study_system_attrs(holder._study_id) if isinstance(holder, Study) else holder.system_attrs
     )
     return {name[len(_PREFIX) :]: value for name, value in attributes.items() if name.startswith(_PREFIX)}
+
+
+def set_system_attributes(study: Study, attributes: Mapping[str, Any]) -> None:
+    """Write attributes of the system into a study, in their order.
+
+    The names of the metrics are written once more behind them. They are such an attribute too, and the viewers that
+    read a journal without Optuna (in an editor, in a browser) take them from the last one, whichever it is.
+
+    Args:
+        study: The study.
+        attributes: The attributes, by their whole names.
+    """
+    storage, study_id = study._storage, study._study_id
+    for name, value in attributes.items():
+        storage.set_study_system_attr(study_id, name, value)
+    if attributes and study.metric_names is not None:
+        storage.set_study_system_attr(study_id, _METRIC_NAMES, study.metric_names)

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from bstuner.errors import InvalidSetting, StorageUnusable
 
-__all__ = ["DEFAULT_FILE", "Storage", "open_storage", "storage_in_words", "storage_trouble"]
+__all__ = ["DEFAULT_FILE", "Storage", "open_storage", "storage_file", "storage_in_words", "storage_trouble"]
 
 Storage: TypeAlias = str | os.PathLike[str] | BaseStorage | None
 
@@ -85,6 +85,19 @@ def storage_in_words(storage: Storage | Study) -> str:
     if url := getattr(inner, "url", None):
         return _shown(make_url(url))
     return getattr(inner, "_file_path", None) or type(inner).__name__
+
+
+def storage_file(study: Study) -> Path | None:
+    """The file that a study is kept in; None where it is kept in the database of a server, or in memory.
+
+    Args:
+        study: The study.
+    """
+    inner = getattr(study._storage, "_backend", study._storage)
+    if url := getattr(inner, "url", None):
+        return _file_of(make_url(url))
+    file = getattr(inner, "_file_path", None)
+    return Path(file).absolute() if file else None
 
 
 @contextmanager
