@@ -12,7 +12,16 @@ from bstuner.report.snippet import json_snippet, python_snippet, yaml_snippet
 from bstuner.report.tune_summary import format_lr, format_metric, format_seconds, quality
 from bstuner.study.findings import Findings
 
-__all__ = ["Row", "environment_list", "phase_table", "settings_tabs", "settings_texts", "tiles", "trial_rows", "trial_table"]
+__all__ = [
+    "Row",
+    "environment_list",
+    "phase_table",
+    "settings_tabs",
+    "settings_texts",
+    "tiles",
+    "trial_rows",
+    "trial_table",
+]
 
 
 def tiles(findings: Findings) -> Iterator[str]:
