@@ -6,10 +6,12 @@ import argparse
 import importlib
 import re
 import sys
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from bstuner.cli.command import Command
+from bstuner.cli.usage import reworded
 from bstuner.errors import BstunerError, InvalidSetting
 
 __all__ = ["COMMANDS", "main", "parser_of"]
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def parser_of(command: Command) -> ArgumentParser:
     """The parser of a command's options."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=f"bstuner {command.name}",
         usage=command.usage,
         description=command.description,
@@ -90,6 +92,12 @@ def parser_of(command: Command) -> ArgumentParser:
     )
     command.add_options(parser)
     return parser
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        super().error(reworded(message, options), ex)
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

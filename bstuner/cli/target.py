@@ -100,6 +100,8 @@ class _Script(Target):
         self._path = Path(self.name).absolute()  # the script may change directories
         if not self._path.is_file():
             raise ScriptError(f"Expected a Python script, found no file at {self.name!r}.")
+        if self._path.suffix in (".yaml", ".yml", ".json"):
+            raise ScriptError(f"Expected a Python script, found {self.name}. A configuration is named by -c.")
         self.again = [str(self._path)]
         self._program, self._folder = str(self._path), self._path.parent.resolve()
 

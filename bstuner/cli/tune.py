@@ -18,6 +18,7 @@ from bstuner.core.tune_result import TuneResult
 from bstuner.errors import InvalidSetting
 from bstuner.report.snippet import python_snippet
 from bstuner.report.tune_summary import tune_summary
+from bstuner.study.storage import open_storage, storage_in_words
 
 __all__ = ["COMMAND", "Tune"]
 
@@ -60,10 +61,17 @@ or, with --storage postgresql://..., on many.
     label_width = 11
 
     def check(self, options: Namespace) -> None:
-        """Without an end of the trade-off to take, there is nothing to go on with."""
+        """The storage is one, and there is an answer to go on with."""
         super().check(options)
+        storage_in_words(options.storage)  # refuses what is no storage
         if options.apply and options.objective == "both" and options.take is None:
             raise InvalidSetting("take: expected 'metric' or 'speed' with --objective both and --apply, found None.")
+
+    def prepare(self, options: Namespace) -> None:
+        """Find out whether the storage can be reached, if it is that of a server."""
+        super().prepare(options)
+        if "://" in (options.storage or "") and not options.storage.startswith("sqlite"):
+            open_storage(options.storage)
 
     def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> TuneResult:
         """By `bstuner.tune`."""

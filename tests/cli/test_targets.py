@@ -257,3 +257,10 @@ def test_an_option_behind_the_script_is_told_to_be_the_scripts(project: Path, bs
         "stands in front.\n"
     )
     assert "given to" not in bstuner("find", "--max_val", 8, "train.py", "--other").stderr
+
+
+def test_a_configuration_that_is_named_as_a_script_is_told_so(project: Path, bstuner: Command) -> None:
+    configs(project.parent)
+    done = bstuner("find", "flat.yaml")
+    assert done.returncode == 1
+    assert "bstuner: Expected a Python script, found flat.yaml. A configuration is named by -c." in done.stderr

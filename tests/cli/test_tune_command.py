@@ -213,7 +213,11 @@ def test_what_no_file_can_set_is_told_after_a_script_that_validates_first(tmp_pa
             f"{MODEL}\nzoo.trainer().fit(Model(), Data())",
             "bstuner: Expected validation to log monitor='val_los', found only 'train_loss', 'wish'.",
         ),
-        (["--storage", "study.txt"], f"{MODEL}\nzoo.trainer().fit(Model(), Data())", "bstuner: storage: expected a"),
+        (
+            ["--storage", "postgresql://nobody@localhost:1/none"],
+            "print('ran')",
+            "bstuner: storage: expected a database that can be reached and written",
+        ),
         (["--output", "train.py"], "print('ran')", "bstuner: Expected --output to be a folder that can be written to"),
     ],
     ids=["no script", "no fit", "monitor", "storage", "output"],
@@ -241,7 +245,12 @@ def test_a_failure_exits_with_1_and_its_reason(
         (["--objective", "speed"], "objective"),
         (["--take", "speed"], "take: expected None without objective='both'"),
         (["--memory_limit", "lots"], "memory_limit"),
-        (["--sampler", "TPESampler"], "sampler"),
+        (["--sampler", "TPESampler"], "Expected an option, found --sampler."),
+        (["--max-val", "8"], "Expected an option, found --max-val. Did you mean --max_val?"),
+        (["--max_val", "abc"], "--max_val: expected a whole number or null, found abc."),
+        (["--margin", "much"], "--margin: expected a number, found much."),
+        (["--mode", "maximum"], "--mode: expected 'min' or 'max', found maximum."),
+        (["--storage", "study.txt"], "storage: expected a file name that ends in .log, or a URL such as"),
     ],
 )
 def test_wrong_usage_exits_with_2(bstuner: Command, arguments: list[str], message: str) -> None:
