@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from bstuner.callbacks.finder import EXIT_INTERRUPTED, BatchSizeFinder
@@ -150,23 +151,23 @@ class BatchSizeScheduler(OwnCallback):
         if self.search_only:
             end_run_early(trainer)
             return
+        if self._resumed:
+            self._refuse_another_plan(trainer, self._plan.with_cuts(self._resumed["cuts"]))
         kind = StreamedFit if self._plan.streams else PlannedFit
         fit: GrowingFit = kind(trainer, self._plan, self._resumed)
-        if self._resumed:
-            self._refuse_another_plan(trainer, fit.plan)
-            if fit.resumes_within_a_step:
-                rank_zero_warn(
-                    "The checkpoint was saved between two batches of one optimizer step: the gradients of those before "
-                    "it are lost. Save at optimizer steps, as ModelCheckpoint(every_n_train_steps=...) does."
-                )
+        if fit.resumes_within_a_step:
+            rank_zero_warn(
+                "The checkpoint was saved between two batches of one optimizer step: the gradients of those before it "
+                "are lost. Save at optimizer steps, as ModelCheckpoint(every_n_train_steps=...) does."
+            )
         for callback in trainer.callbacks:
             if isinstance(callback, BatchSizeTuner):
                 callback.keep_growth(self._plan)
         rank_zero_info(str(self._plan))
         for remark in self._plan.remarks:
             rank_zero_info(remark)
-        fit.install()
         self._fit = fit
+        fit.install()
 
     def _make_plan(self, trainer: Trainer) -> RunPlan:
         planner = GrowthPlanner(trainer, self.settings)
@@ -222,7 +223,7 @@ class BatchSizeScheduler(OwnCallback):
         """Put the accumulation and the learning rate of this batch in place."""
         if self._fit is None:
             return
-        self._fit.batch_starts(batch_idx)
+        self._fit.batch_starts(batch_idx, batch)
         if self._fit.order_differs:
             rank_zero_warn(
                 "The order of this epoch's samples is another one than in the run that is resumed: some are seen twice "
@@ -233,9 +234,10 @@ class BatchSizeScheduler(OwnCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Step the schedulers, see whether a validation is due, and log."""
-        if self._fit is None or not self._fit.batch_ends(batch_idx, batch):
+        if self._fit is None or not self._fit.batch_ends(batch_idx):
             return
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        every = trainer.log_every_n_steps
+        if every and trainer.global_step % every == 0:
             values = {"batch_size": float(self._fit.step.batch_size), "samples": float(self._fit.samples)}
             lr = lr_at_last_step(trainer.optimizers[0])
             if lr is not None:
@@ -252,6 +254,11 @@ class BatchSizeScheduler(OwnCallback):
         """From here on a checkpoint stands between two epochs."""
         if self._fit is not None:
             self._fit.epoch_ends()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what a checkpoint has to hold that is saved after the fit."""
+        if self._fit is not None:
+            self._kept = self._fit.state()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind in the Trainer, but keep what a checkpoint that is saved now has to hold."""
@@ -287,6 +294,12 @@ def _refuse_what_contradicts(trainer: Trainer) -> None:
             "epochs too."
         )
     for callback in trainer.callbacks:
+        if isinstance(callback, StochasticWeightAveraging):
+            raise SettingRefused(
+                "Expected no StochasticWeightAveraging beside BatchSizeScheduler, found one: it replaces the learning "
+                "rate schedule in the middle of the fit, after the batch has grown by what that schedule would fall. "
+                "Leave one of them out; EMAWeightAveraging averages weights and leaves the schedule as it is."
+            )
         if isinstance(callback, BatchSizeFinder) and callback.milestones:
             raise SettingRefused(
                 f"Expected no searches in the middle of a planned fit, found BatchSizeFinder(milestones="

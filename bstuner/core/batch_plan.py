@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from bstuner.core.growth import Phase, check_phases
@@ -14,7 +15,7 @@ from bstuner.core.layout import BatchLayout
 from bstuner.core.scaling import Rule, scale_lr
 from bstuner.errors import InvalidSetting
 
-__all__ = ["BatchPlan", "EpochPlan", "PlannedStep", "layout_within"]
+__all__ = ["BatchPlan", "EpochPlan", "PlannedStep", "layout_within", "lr_factor_at"]
 
 
 class PlannedStep(NamedTuple):
@@ -48,6 +49,10 @@ class Stretch(NamedTuple):
     def end(self) -> int:
         """Micro-batches of the epoch before the step that follows."""
         return self.first.first_batch + self.steps * len(self.first.micros)
+
+    def steps_before(self, sample: int) -> int:
+        """How many of the steps start before a sample of the run."""
+        return min(self.steps, max(0, -((self.first.start_sample - sample) // self.first.batch_size)))
 
     def step(self, index: int) -> PlannedStep:
         """One of the steps, by its place in the row."""
@@ -88,6 +93,9 @@ class BatchPlan:
         unit: Every micro-batch is a multiple of it, in samples; where `samples` is no such multiple, the last step of
             an epoch takes the rest too. With the user's own micro-batch as unit, the last step is never left with fewer
             samples than the last batch without a plan.
+        least: Where the last step of an epoch would hold fewer samples than this on each process, it shares with the
+            step before: BatchNorm refuses a single one, where the user's own batches would leave none.
+        end: Samples of the whole fit, over all processes, where it ends within an epoch: there a step ends too.
 
     Raises:
         InvalidSetting: The phases are no plan, an argument is below 1, or `fits` or a batch size is below the unit.
@@ -99,6 +107,8 @@ class BatchPlan:
     world: int = 1
     rule: Rule = "linear"
     unit: int = 1
+    least: int = 1
+    end: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no batch."""
@@ -136,7 +146,12 @@ class BatchPlan:
 
     def step_count(self, epochs: int) -> int:
         """Count the optimizer steps of the first epochs."""
-        return sum(stretch.steps for number in range(epochs) for stretch in self._stretches(number, 0, 0))
+        length = self.samples_per_epoch
+        # Between those in which a phase starts, or the fit ends, all are alike.
+        places = [*self._starts, epochs * length if self.end is None else self.end]
+        cuts = {cut for place in places for cut in (place // length, -(-place // length))}
+        edges = sorted({*(min(cut, epochs) for cut in cuts), epochs})
+        return sum((end - begin) * self.epoch(begin).step_count for begin, end in pairwise(edges))
 
     @property
     def _chunk(self) -> int:
@@ -149,27 +164,41 @@ class BatchPlan:
 
     def _stretches(self, epoch: int, done: int, batches: int) -> Iterator[Stretch]:
         """The steps of an epoch after `done` samples and `batches` micro-batches on each process."""
-        fits = self.fits // self.unit
         while done < self.samples:
             start = epoch * self.samples_per_epoch + done * self.world
             index = bisect_right(self._starts, start) - 1
             phase = self.phases[index]
-            layout = layout_within(self._share(phase), fits)
+            layout = layout_within(self._share(phase), self.fits // self.unit)
             count = math.gcd(batches, layout.accumulate)
-            size, left = layout.micro * count * self.unit, self.samples - done
-            if size > left:
+            micros, steps = (layout.micro * self.unit,) * count, 1
+            until = self._until(epoch, done)
+            size, left, last = sum(micros), until - done, until == self.samples
+            if size > left and last:
                 yield Stretch(self._last_step(phase, start, left, batches, count), 1)
                 return
-            steps = 1
-            if count == layout.accumulate:  # aligned now, and so after every step of its own
+            if size > left:
+                micros = self._up_to(left, batches, count)
+            elif count == layout.accumulate:  # aligned now, and so after every step of its own
                 steps = left // size
                 if index + 1 < len(self._starts):
                     steps = min(steps, -((start - self._starts[index + 1]) // (size * self.world)))
-            micros = (layout.micro * self.unit,) * count
-            stretch = Stretch(self._step(phase, start, batches, micros, count), steps)
+            if 0 < left - steps * size < self.least:
+                half = (left - (steps - 1) * size) // 2
+                if steps > 1:
+                    steps -= 1
+                elif half >= count:
+                    micros = _split(half, count)
+            stretch = Stretch(self._step(phase, start, batches, micros, len(micros)), steps)
             yield stretch
             batches = stretch.end
-            done += steps * size
+            done += steps * sum(micros)
+
+    def _until(self, epoch: int, done: int) -> int:
+        """The samples of an epoch on each process before which a step has to end: those of it, or of the fit."""
+        if self.end is None:
+            return self.samples
+        end = -((epoch * self.samples_per_epoch - self.end) // self.world)
+        return end if done < end < self.samples else self.samples
 
     def _share(self, phase: Phase) -> int:
         """Units on each process in a step of a phase."""
@@ -184,19 +213,31 @@ class BatchPlan:
         """The step that takes what is left; `most` micro-batches are aligned and hold more than that."""
         fewest = -(-left // (self.fits // self.unit * self.unit))
         accumulate = next(count for count in range(fewest, most + 1) if batches % count == 0)
-        grain = 1 if left % self.unit else self.unit
-        count = min(accumulate, left // grain)
-        share, rest = divmod(left // grain, count)
-        micros = (grain * (share + 1),) * rest + (grain * share,) * (count - rest)
+        grain = self._grain(left)
+        micros = _split(left, min(accumulate, left // grain), grain)
         return self._step(phase, start, batches, micros, accumulate)
+
+    def _up_to(self, left: int, batches: int, most: int) -> tuple[int, ...]:
+        """The micro-batches of an aligned step that takes what is left of a fit; where none can, one that takes less.
+
+        Inside an epoch, a step has as many micro-batches as are accumulated.
+        """
+        largest, grain = self.fits // self.unit * self.unit, self._grain(left)
+        fewest = -(-left // largest)
+        for count in range(fewest, min(most, left // grain) + 1):
+            if batches % count == 0:
+                return _split(left, count, grain)
+        return (largest,) * next(count for count in range(fewest - 1, 0, -1) if batches % count == 0)
+
+    def _grain(self, left: int) -> int:
+        return 1 if left % self.unit else self.unit
 
     def _step(self, phase: Phase, start: int, batches: int, micros: tuple[int, ...], accumulate: int) -> PlannedStep:
         size = sum(micros) * self.world
         # Lightning divides the loss by `accumulate`: where there are fewer micro-batches, each counts as in a step that
         # has them all.
         counted = size * accumulate // len(micros)
-        factor = min(phase.lr_factor, max(1.0, scale_lr(phase.lr_factor, counted, phase.batch_size, self.rule)))
-        return PlannedStep(start, size, batches, micros, accumulate, factor)
+        return PlannedStep(start, size, batches, micros, accumulate, lr_factor_at(phase, counted, self.rule))
 
 
 @dataclass(frozen=True)
@@ -230,6 +271,10 @@ class EpochPlan:
         """The optimizer steps, in order."""
         return (stretch.step(index) for stretch in self.stretches for index in range(stretch.steps))
 
+    def steps_before(self, sample: int) -> int:
+        """Count the optimizer steps that start before a sample of the run."""
+        return sum(stretch.steps_before(sample) for stretch in self.stretches)
+
     def step_of(self, batch: int) -> PlannedStep:
         """Return the step that a micro-batch belongs to, by its number in the epoch."""
         stretch = self.stretches[bisect_right(self._ends, batch)]
@@ -238,6 +283,26 @@ class EpochPlan:
     @cached_property
     def _ends(self) -> list[int]:
         return [stretch.end for stretch in self.stretches]
+
+
+def _split(samples: int, count: int, grain: int = 1) -> tuple[int, ...]:
+    """Micro-batches as equal as can be, each a multiple of the grain."""
+    share, rest = divmod(samples // grain, count)
+    return (grain * (share + 1),) * rest + (grain * share,) * (count - rest)
+
+
+def lr_factor_at(phase: Phase, size: int, rule: Rule) -> float:
+    """Return what the nominal learning rate is multiplied by in a step that is smaller than its phase asks for.
+
+    >>> lr_factor_at(Phase(0, 128, 4.0), 80, "linear"), lr_factor_at(Phase(0, 128, 4.0), 8, "linear")
+    (2.5, 1.0)
+
+    Args:
+        phase: That of the step.
+        size: Samples of the step, over all processes.
+        rule: How the learning rate follows the batch size.
+    """
+    return min(phase.lr_factor, max(1.0, scale_lr(phase.lr_factor, size, phase.batch_size, rule)))
 
 
 @lru_cache(maxsize=4096)

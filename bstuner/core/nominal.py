@@ -24,6 +24,8 @@ class NominalSteps:
     (4, [0, 32, 64, 96, 100, 132])
     >>> steps.at(99), steps.at(100), steps.at(140)
     (3, 4, 5)
+    >>> steps.start(5)
+    132
 
     Args:
         batch_size: The user's own: samples per optimizer step, over all processes.
@@ -54,6 +56,13 @@ class NominalSteps:
             return sample // self.batch_size
         epoch, place = divmod(sample, self.samples_per_epoch)
         return epoch * self.per_epoch + place // self.batch_size
+
+    def start(self, step: int) -> int:
+        """Samples before a step, the first of which is 0."""
+        if self.samples_per_epoch is None or self.per_epoch is None:
+            return step * self.batch_size
+        epoch, place = divmod(step, self.per_epoch)
+        return epoch * self.samples_per_epoch + place * self.batch_size
 
     def starts(self, count: int) -> NDArray[np.int64]:
         """Samples before each of the first `count` steps."""

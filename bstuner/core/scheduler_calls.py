@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["calls_by_epoch", "calls_by_step"]
+__all__ = ["calls_by_epoch", "calls_by_step", "is_due"]
+
+
+def is_due(step: int, batches: int, accumulate: int = 1, frequency: int = 1) -> bool:
+    """Tell whether a scheduler with interval "step" is stepped after an optimizer step.
+
+    >>> [step for step in range(1, 12) if is_due(step, batches=8, frequency=3)]
+    [3, 6, 11]
+
+    Args:
+        step: Optimizer steps since the start, that one included.
+        batches, accumulate, frequency: As for `calls_by_step`.
+    """
+    within = (step - 1) % math.ceil(batches / accumulate) + 1
+    return min(within * accumulate, batches) % frequency == 0
 
 
 def calls_by_step(step: int, batches: int, accumulate: int = 1, frequency: int = 1) -> int:

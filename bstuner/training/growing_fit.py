@@ -11,17 +11,23 @@ from lightning.pytorch import Trainer
 from torch import distributed
 
 from bstuner.core.batch_plan import PlannedStep
-from bstuner.training._lightning import forget_loaders, set_step_limits, substitute_train_loaders
+from bstuner.training._lightning import (
+    forget_loaders,
+    last_reload,
+    set_step_limits,
+    substitute_train_loaders,
+)
 from bstuner.training.lr_at_step import LRAtStep
 from bstuner.training.nominal_schedulers import NominalSchedulers
 from bstuner.training.planned_data import PlannedData
 from bstuner.training.run_plan import RunPlan
+from bstuner.training.trainer_answers import TrainerAnswers
 from bstuner.training.validation_clock import ValidationClock
 
 __all__ = ["GrowingFit"]
 
 # What of the Trainer such a fit changes for its time.
-_SETTINGS = ("accumulate_grad_batches", "limit_train_batches", "val_check_interval")
+_SETTINGS = ("accumulate_grad_batches", "limit_train_batches")
 
 
 class GrowingFit(ABC):
@@ -55,7 +61,11 @@ class GrowingFit(ABC):
         # Batches of an epoch at the user's own batch size, on each process.
         self._users_batches = -(-plan.batches.samples // plan.layout.micro)
         self._clock = ValidationClock(trainer, self._users_batches)
-        self._schedulers = NominalSchedulers(trainer, self._users_batches, plan.layout.accumulate)
+        batches = None if plan.streams else self._users_batches
+        self._answers = TrainerAnswers(trainer, lambda: self.plan.planned_steps, plan.nominal_steps, batches)
+        self._schedulers = NominalSchedulers(
+            trainer, self._users_batches, plan.layout.accumulate, self._step_schedulers, self._answers.users
+        )
         self._at_step = LRAtStep(lambda lr: lr * self.step.lr_factor)
         self._undo: list[Callable[[], None]] = []
 
@@ -66,7 +76,7 @@ class GrowingFit(ABC):
         trainer = self._trainer
         self._undo.append(substitute_train_loaders(trainer, self._loaders))
         self._undo.append(self._schedulers.take_over())
-        self._undo.append(_tell_planned_steps(trainer, lambda: self.plan.planned_steps))
+        self._undo.append(self._answers.install())
         trainer.limit_train_batches = 1.0  # the plan has the user's limit in it
         self._set_step_limits()
         forget_loaders(trainer)
@@ -80,6 +90,7 @@ class GrowingFit(ABC):
             self._undo.pop()()
         for name, value in self._users.items():
             setattr(self._trainer, name, value)
+        self._clock.put_back()
         set_step_limits(self._trainer.fit_loop, *self._users_limits)
 
     @abstractmethod
@@ -101,11 +112,11 @@ class GrowingFit(ABC):
         """Before the epoch's first batch is fetched, but for workers, which fetch that of the first epoch earlier."""
 
     @abstractmethod
-    def batch_starts(self, batch: int) -> None:
+    def batch_starts(self, batch: int, content: Any) -> None:
         """Before Lightning asks for the accumulation, and the optimizer steps."""
 
     @abstractmethod
-    def batch_ends(self, batch: int, content: Any) -> bool:
+    def batch_ends(self, batch: int) -> bool:
         """After the optimizer has stepped, if it does after this batch; tells whether it does."""
 
     def validated(self) -> None:
@@ -141,8 +152,12 @@ class GrowingFit(ABC):
 
     def _step_schedulers(self) -> None:
         """Step the user's schedulers as often as the user's own steps on the same samples would have."""
+        self._schedulers.advance(*self._users_steps())
+
+    def _users_steps(self) -> tuple[int, int]:
+        """How many of the user's own steps are over before the step that is being taken, and after it."""
         nominal = self.plan.nominal
-        self._schedulers.advance(nominal.at(self.step.start_sample), nominal.at(self.samples))
+        return nominal.at(self.step.start_sample), nominal.at(self.samples)
 
     def _revise(self, sample: int) -> None:
         """Grow the batch, from a sample on, where a scheduler that waits for a metric has cut the learning rate."""
@@ -172,6 +187,7 @@ class GrowingFit(ABC):
             "batches": self._batches,
             "validated": self._validated,
             "between": self._between,
+            "reloaded": last_reload(self._trainer),
             "metrics": {name: value.detach().cpu() for name, value in self._trainer.callback_metrics.items()},
             "processes": processes,
         }
@@ -185,19 +201,3 @@ class GrowingFit(ABC):
     @abstractmethod
     def resumes_within_a_step(self) -> bool:
         """Whether the checkpoint was saved between two batches of one optimizer step."""
-
-
-def _tell_planned_steps(trainer: Trainer, steps: Callable[[], int | None]) -> Callable[[], None]:
-    """Have `trainer.estimated_stepping_batches` tell the planned steps; what is returned takes that back.
-
-    Computed from the batches of one epoch, it would be wrong where epochs differ. A property can only be hidden by a
-    class.
-    """
-    own = type(trainer)
-    known = {"estimated_stepping_batches": property(lambda _: math.inf if steps() is None else steps())}
-    trainer.__class__ = type(own.__name__, (own,), known)
-
-    def take_back() -> None:
-        trainer.__class__ = own
-
-    return take_back

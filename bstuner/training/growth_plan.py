@@ -119,6 +119,7 @@ class GrowthPlanner:
                 world=layout.world,
                 rule=self._rule,
                 unit=layout.micro if by_users_batch else 1,
+                least=self._least(),
             ),
             lrs=lrs,
             nominal=self._nominal,
@@ -154,12 +155,22 @@ class GrowthPlanner:
                 )
             return NominalSteps(self._layout.global_batch_size)
         here = self._data.samples_per_epoch(self._layout.micro, self._limit)
-        if not here:
+        if here == 0:
+            raise SettingRefused(
+                "Expected training data of at least one batch, found none: drop_last=True or limit_train_batches "
+                "leaves out all there is. Lower the batch size, or raise the limit."
+            )
+        if here is None:
             raise SettingRefused(
                 "Expected training data of a known length, found a loader that tells none. Its batches cannot be "
                 "planned by their place in the data."
             )
         return NominalSteps(self._layout.global_batch_size, here * self._layout.world)
+
+    def _least(self) -> int:
+        """The samples in the smallest batch that the user's own code makes, on each process."""
+        here = (self._nominal.samples_per_epoch or 0) // self._layout.world
+        return here % self._layout.micro or self._layout.micro
 
     def _choose_rule(self) -> Rule:
         if self._settings.rule != "auto":
@@ -190,8 +201,8 @@ class GrowthPlanner:
         remarks = []
         if waits_for:
             remarks.append(
-                f"{', '.join(waits_for)} waits for a metric: where it cuts the learning rate, the batch grows at the "
-                "next epoch instead, and the plan says no more of it."
+                f"{', '.join(waits_for)} waits for a metric, or to be told the epoch: where it cuts the learning rate, "
+                "the batch grows at the next epoch instead, and the plan says no more of it."
             )
         remarks += [
             f"ModelCheckpoint(every_n_train_steps={every}) counts the optimizer steps that are taken, which are fewer "

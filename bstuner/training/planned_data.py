@@ -46,6 +46,8 @@ class PlannedData:
     def loaders(self, users: Any) -> Any:
         """What to train on in the place of the user's loaders."""
         trainer = self._trainer
+        if self._order is not None:
+            self.restore_generators()  # a resumed fit begins with an epoch for which they are made anew
         flat = flat_loaders(users)
         loader = prepared_loader(trainer, "train", flat[0])
         check_can_be_planned(loader)

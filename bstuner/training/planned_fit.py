@@ -13,6 +13,7 @@ from bstuner.training._lightning import (
     go_on_after_batch,
     restore_metrics,
     set_epoch_length,
+    set_last_reload,
     set_step_limits,
 )
 from bstuner.training.growing_fit import GrowingFit
@@ -47,6 +48,7 @@ class PlannedFit(GrowingFit):
         if not self._saved:
             return
         restore_metrics(trainer, self._saved["metrics"])
+        set_last_reload(trainer, self._saved["reloaded"])
         if self._saved["between"]:
             begin_epoch_in_full(trainer)
         elif self._batches:
@@ -71,18 +73,19 @@ class PlannedFit(GrowingFit):
         self._clock.put_back()  # the loaders may have been made anew
         set_epoch_length(trainer, len(self._epoch_plan(epoch)))
 
-    def batch_starts(self, batch: int) -> None:
+    def batch_starts(self, batch: int, content: Any) -> None:
         """Before Lightning asks for the accumulation, and the optimizer steps."""
         self.step = self._epoch_plan(self._trainer.current_epoch).step_of(batch)
         self._trainer.accumulate_grad_batches = self.step.accumulate
 
-    def batch_ends(self, batch: int, content: Any) -> bool:
+    def batch_ends(self, batch: int) -> bool:
         """After the optimizer has stepped, if it does after this batch; tells whether it does."""
         self._batches, self._validated = batch + 1, False
         over = self._is_over(batch)
         self._clock.announce(over and self._is_validation_due(), batch)
         if over:
             self._step_schedulers()
+            self._schedulers.announce(*self._users_steps())
         return over
 
     @property

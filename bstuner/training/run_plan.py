@@ -12,7 +12,7 @@ from bstuner.core.growth import Phase, Rounding, plan_growth, update_count
 from bstuner.core.layout import BatchLayout
 from bstuner.core.nominal import NominalSteps
 from bstuner.core.plan_text import format_plan
-from bstuner.core.scaling import Rule, scale_lr
+from bstuner.core.scaling import Rule
 
 __all__ = ["RunPlan", "grown_phases"]
 
@@ -79,11 +79,11 @@ class RunPlan:
         steps = self.batches.step_count(epochs)
         if not left:
             return steps
-        return steps + sum(step.start_sample < sample for step in self.batches.epoch(epochs).steps())
+        return steps + self.batches.epoch(epochs).steps_before(sample)
 
     def sample_of(self, step: int) -> int:
         """Samples of the fit before one of the user's own steps."""
-        return int(self.nominal.starts(step + 1)[-1])
+        return self.nominal.start(step)
 
     def nominal_lr(self, sample: int) -> float:
         """The learning rate of the user's own schedule at a sample; what is used is this times a step's `lr_factor`."""
@@ -110,17 +110,9 @@ class RunPlan:
             return self
         if self.streams:
             return replace(self, planned_steps=update_count(self.phases, self.samples))
-        plan, end = self, self.samples
-        epoch, left = divmod(end, self.samples_per_epoch)
-        if left:
-            last = next(step for step in reversed(list(self.batches.epoch(epoch).steps())) if step.start_sample < end)
-            rest = end - last.start_sample
-            if rest < last.batch_size:
-                factor = max(1.0, scale_lr(1.0, rest, self.layout.global_batch_size, self.rule))
-                before = [phase for phase in self.phases if phase.start_sample < last.start_sample]
-                phases = (*before, Phase(last.start_sample, rest, min(factor, last.lr_factor)))
-                plan = replace(self, batches=replace(self.batches, phases=phases))
-        return replace(plan, planned_steps=plan.steps_before(end))
+        within_an_epoch = self.samples % self.samples_per_epoch
+        plan = replace(self, batches=replace(self.batches, end=self.samples if within_an_epoch else None))
+        return replace(plan, planned_steps=plan.steps_before(self.samples))
 
     def facts(self) -> dict[str, Any]:
         """What makes the plan the one it is, in plain values."""
@@ -134,6 +126,7 @@ class RunPlan:
             "unit": batches.unit,
             "batch_size": layout.micro,
             "accumulate_grad_batches": layout.accumulate,
+            "end": batches.end,
         }
 
     def differences(self, saved: dict[str, Any], epoch: int) -> list[str]:
@@ -147,7 +140,8 @@ class RunPlan:
         reached = (epoch + 1) * self.samples_per_epoch
 
         def so_far(facts: dict[str, Any]) -> dict[str, Any]:
-            return {**facts, "phases": [list(phase) for phase in facts["phases"] if phase[0] < reached]}
+            end, phases = facts["end"], [list(phase) for phase in facts["phases"] if phase[0] < reached]
+            return {**facts, "phases": phases, "end": None if end is None or end >= reached else end}
 
         was, now = so_far(saved), so_far(self.facts())
         return [f"{name} {now[name]} instead of {was[name]}" for name in now if was[name] != now[name]]

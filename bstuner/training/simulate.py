@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 
-from bstuner.core.scheduler_calls import calls_by_epoch, calls_by_step
+from bstuner.core.scheduler_calls import is_due
 
 __all__ = ["Schedule", "simulate_schedule"]
 
@@ -44,39 +46,56 @@ def simulate_schedule(trainer: Trainer, steps: int, batches: int) -> Schedule:
         batches: batches of an epoch.
 
     """
-    optimizer, configs = _copies(trainer.lightning_module, trainer.optimizers, trainer.lr_scheduler_configs)
-    unforeseen = [config for config in configs if config.reduce_on_plateau or not hasattr(config.scheduler, "step")]
-    foreseen = [config for config in configs if config not in unforeseen]
+    optimizer, configs = _copies(trainer)
+    unforeseen = [config for config in configs if config.reduce_on_plateau or not _steps_by_itself(config.scheduler)]
+    by_step = [config for config in configs if config.interval == "step" and config not in unforeseen]
+    by_epoch = [config for config in configs if config.interval == "epoch" and config not in unforeseen]
     group, accumulate = optimizer.param_groups[0], trainer.accumulate_grad_batches
-    lrs, done = [], [0] * len(foreseen)
+    per_epoch = math.ceil(batches / accumulate)
+    lrs: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer did not step, which here is the point
-        for step in range(1, steps + 1):
-            lrs.append(float(group["lr"]))
-            for index, config in enumerate(foreseen):
-                calls = calls_by_step if config.interval == "step" else calls_by_epoch
-                due = calls(step, batches, accumulate, config.frequency)
-                if due > done[index]:
-                    config.scheduler.step()  # type: ignore[call-arg]  # none that waits for a metric is here
-                done[index] = due
+        for epoch in range(1, math.ceil(steps / per_epoch) + 1):
+            here = min(per_epoch, steps - len(lrs))
+            if by_step:
+                for step in range(1, here + 1):
+                    lrs.append(float(group["lr"]))
+                    _step_all(by_step, [is_due(step, batches, accumulate, each.frequency) for each in by_step])
+            else:
+                lrs += [float(group["lr"])] * here
+            # As Lightning does, after those that count steps.
+            _step_all(by_epoch, [epoch % each.frequency == 0 for each in by_epoch])
     return Schedule(tuple(lrs), tuple(type(config.scheduler).__name__ for config in unforeseen))
 
 
-def _copies(
-    module: LightningModule, optimizers: Sequence[Optimizer], configs: Sequence[LRSchedulerConfig]
-) -> tuple[Optimizer, list[LRSchedulerConfig]]:
-    """Copies of the first optimizer and of the schedulers on it, in which parameters and the module are not copied."""
-    first = optimizers[0]
+def _step_all(configs: Sequence[LRSchedulerConfig], due: Sequence[bool]) -> None:
+    for config, now in zip(configs, due, strict=True):
+        if now:
+            config.scheduler.step()  # type: ignore[call-arg]  # none that waits for a metric is here
+
+
+def _steps_by_itself(scheduler: Any) -> bool:
+    """Whether it can be stepped without being told anything; the module's `lr_scheduler_step` tells some the epoch."""
+    try:
+        inspect.signature(scheduler.step).bind()
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+def _copies(trainer: Trainer) -> tuple[Optimizer, list[LRSchedulerConfig]]:
+    """Copies of the first optimizer and of the schedulers on it, in which parameters and modules are not copied."""
+    first = trainer.optimizers[0]
     # What a scheduler's functions refer to stays the user's own: to copy a module would double its memory.
-    memo: dict[int, Any] = {id(module): module}
-    for optimizer in optimizers:
+    memo: dict[int, Any] = {id(each): each for each in (trainer, *trainer.lightning_module.modules())}
+    for optimizer in trainer.optimizers:
         memo |= {
             id(parameter): torch.nn.Parameter(torch.zeros(()), requires_grad=parameter.requires_grad)
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
         memo |= {id(tensor): tensor for state in optimizer.state.values() for tensor in state.values()}
-    own = [config for config in configs if _optimizer_of(config.scheduler) in (first, None)]
+    own = [config for config in trainer.lr_scheduler_configs if _optimizer_of(config.scheduler) in (first, None)]
     copied: tuple[Optimizer, list[LRSchedulerConfig]] = copy.deepcopy((first, own), memo)
     return copied
 

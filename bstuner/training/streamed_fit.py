@@ -12,9 +12,8 @@ from lightning.pytorch import Trainer
 # Undocumented but without an underscore: how Lightning itself tells the samples in a batch.
 from lightning.pytorch.utilities.data import extract_batch_size
 
-from bstuner.core.batch_plan import PlannedStep, layout_within
+from bstuner.core.batch_plan import PlannedStep, layout_within, lr_factor_at
 from bstuner.core.growth import phase_at
-from bstuner.core.scaling import scale_lr
 from bstuner.training._lightning import begin_epoch_in_full, restore_metrics, set_epoch_length, set_step_limits
 from bstuner.training.growing_fit import GrowingFit
 from bstuner.training.run_plan import RunPlan
@@ -66,32 +65,33 @@ class StreamedFit(GrowingFit):
         if math.isfinite(trainer.num_training_batches):
             batches = len(self._data.loader)
             set_epoch_length(trainer, batches)
-            trainer.val_check_batch = max(1, int(batches * trainer.val_check_interval))
+            self._clock.announce_share(batches)
         self._await_validation(due=False, batch=0)
 
-    def batch_starts(self, batch: int) -> None:
+    def batch_starts(self, batch: int, content: Any) -> None:
         """Before Lightning asks for the accumulation, and the optimizer steps."""
-        if self._since:
-            return
         phase = phase_at(self.plan.phases, self._seen)
-        micro, world = self._data.micro, self.plan.batches.world
-        accumulate = math.gcd(batch, max(1, phase.batch_size // (micro * world)))
-        size = micro * world * accumulate
-        factor = min(phase.lr_factor, max(1.0, scale_lr(phase.lr_factor, size, phase.batch_size, self.plan.rule)))
-        self.step = PlannedStep(self._seen, size, batch, (micro,) * accumulate, accumulate, factor)
-        self._trainer.accumulate_grad_batches = accumulate
+        if not self._since:
+            micro = self._data.micro
+            accumulate = math.gcd(batch, max(1, phase.batch_size // (micro * self.plan.batches.world)))
+            self.step = PlannedStep(self._seen, 0, batch, (), accumulate, phase.lr_factor)
+            self._trainer.accumulate_grad_batches = accumulate
+        # As many as there really are: where an epoch of the stream ends, the last batch may hold fewer.
+        self._since += self._global_size(content)
+        micros = (*self.step.micros, extract_batch_size(content))
+        factor = lr_factor_at(phase, self._since * self.step.accumulate // len(micros), self.plan.rule)
+        self.step = self.step._replace(batch_size=self._since, micros=micros, lr_factor=factor)
 
-    def batch_ends(self, batch: int, content: Any) -> bool:
+    def batch_ends(self, batch: int) -> bool:
         """After the optimizer has stepped, if it does after this batch; tells whether it does."""
         trainer = self._trainer
         self._batches, self._validated = batch + 1, False
-        self._since += self._global_size(content)
         over = trainer.global_step > self._steps
         if over:
-            self._steps, size = trainer.global_step, self._since
-            self._seen, self._since = self._seen + size, 0
-            self.step = self.step._replace(batch_size=size)
+            self._steps = trainer.global_step
             self._step_schedulers()
+            self._schedulers.announce(*self._users_steps())
+            self._seen, self._since = self._seen + self._since, 0
             self._set_step_limits()
         self._await_validation(over and self._is_validation_due(), batch)
         return over

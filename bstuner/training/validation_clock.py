@@ -27,7 +27,7 @@ class ValidationClock:
     def __init__(self, trainer: Trainer, batches: int) -> None:
         self._trainer = trainer
         self._batches = batches
-        self._interval = trainer.val_check_interval
+        self._interval = None if validates_by_time(trainer) else trainer.val_check_interval
         self.over_epochs = trainer.check_val_every_n_epoch is None
 
     @property
@@ -59,20 +59,25 @@ class ValidationClock:
             after: how many end up to its end.
 
         """
-        if validates_by_time(self._trainer):
-            return False
         interval = self._interval
+        if interval is None:  # validation goes by time
+            return False
         every = interval if isinstance(interval, int) else max(1, int(self._batches * interval))
         return bool(after // every > before // every)
 
     def announce(self, due: bool, batch: int) -> None:
         """Tell Lightning whether validation follows a batch, by the number of that batch in its epoch."""
         trainer = self._trainer
-        if validates_by_time(trainer):
+        if self._interval is None:
             return
         # Lightning validates where the count of batches divides by this.
         counted = trainer.fit_loop.total_batch_idx if self.over_epochs else batch
         trainer.val_check_batch = counted + 1 if due else sys.maxsize
+
+    def announce_share(self, batches: int) -> None:
+        """Tell Lightning after how many batches validation comes, by how many the epoch really has."""
+        if isinstance(self._interval, float):
+            self._trainer.val_check_batch = max(1, int(batches * self._interval))
 
     def forget_lengths(self) -> None:
         """Have Lightning not compare the interval with the planned batches while it makes loaders."""
@@ -81,4 +86,5 @@ class ValidationClock:
 
     def put_back(self) -> None:
         """The user's interval, once the loaders are made; they may be made anew at any epoch."""
-        self._trainer.val_check_interval = self._interval
+        if self._interval is not None:
+            self._trainer.val_check_interval = self._interval

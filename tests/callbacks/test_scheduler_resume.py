@@ -101,6 +101,7 @@ def same(one: Any, other: Any) -> bool:
         (Grower, {"num_workers": 2}, {"every_n_train_steps": 4}, {}),
         (Random, {}, AT_EPOCH_ENDS, {}),
         (Random, {}, AT_EPOCH_ENDS, {"max_steps": 47}),
+        (Random, {}, AT_EPOCH_ENDS, {"reload_dataloaders_every_n_epochs": 2}),
         (Own, {}, AT_EPOCH_ENDS, {}),
         (Grower, {"num_workers": 2, "persistent_workers": True}, AT_EPOCH_ENDS, {}),
         (Random, {}, AFTER_VALIDATION, {}),
@@ -195,6 +196,27 @@ def test_a_checkpoint_without_a_plan_is_refused() -> None:
 
 
 MISSING = r"callbacks used to create the checkpoint.*BatchSizeScheduler"
+
+
+def test_what_is_saved_after_the_fit_can_be_gone_on_with() -> None:
+    model = Random(halves(20, 30), length=50, batch_size=4)
+    unbroken = after(fit(model, scheduler(PLAN), epochs=4), model)
+    first = Random(halves(20, 30), length=50, batch_size=4)
+    fit(first, scheduler(PLAN), epochs=2).save_checkpoint("after.ckpt")
+    again = Random(halves(20, 30), length=50, batch_size=4)
+    trainer = fit(again, scheduler(PLAN), epochs=4, ckpt_path="after.ckpt", seed=5)
+    assert first.batches + again.batches == model.batches
+    assert same(after(trainer, again), unbroken)
+
+
+def test_a_checkpoint_of_other_processes_is_refused_on_those_that_have_no_part_in_it_too() -> None:
+    path = saved_mid_epoch()
+    checkpoint = torch.load(path, weights_only=True)
+    state = checkpoint["callbacks"]["BatchSizeScheduler"]
+    state["plan"]["world"], state["processes"] = 2, []
+    torch.save(checkpoint, path)
+    with pytest.raises(SettingRefused, match="world 1 instead of 2"):
+        fit(Random(halves(20), length=50, batch_size=4), scheduler(PLAN), epochs=2, ckpt_path=path)
 
 
 def test_without_the_callback_a_checkpoint_from_within_an_epoch_is_refused_and_the_callback_named() -> None:

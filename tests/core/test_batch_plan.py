@@ -117,6 +117,44 @@ def test_a_step_is_what_its_phase_asks_or_waits_for_its_accumulation(plan: Batch
 
 
 @repeatable
+@given(plan=plans(), epoch=st.integers(0, 3), data=st.data())
+def test_a_step_ends_where_the_fit_does_and_the_epoch_stays_whole(
+    plan: BatchPlan, epoch: int, data: st.DataObject
+) -> None:
+    end = epoch * plan.samples_per_epoch + plan.world * data.draw(st.integers(1, plan.samples))
+    plan = replace(plan, end=end)
+    batches = plan.epoch(epoch)
+    assert sum(batches.sizes()) == plan.samples
+    assert end in {step.start_sample + step.batch_size for step in batches.steps()}
+    assert max(batches.sizes()) <= plan.fits
+    *full, _ = batches.steps()
+    assert all(len(step.micros) == step.accumulate for step in full)
+    taken = steps_as_lightning_takes_them(plan, epoch)
+    assert [list(gradient) for gradient, _ in taken] == [
+        list(range(step.first_batch, step.first_batch + len(step.micros))) for step in batches.steps()
+    ]
+    assert all(step.batch_size <= phase_at(plan.phases, step.start_sample).batch_size for step in full)
+    by_hand = sum(step.start_sample < end for step in batches.steps())
+    assert batches.steps_before(end) == by_hand
+    assert plan.step_count(6) == sum(plan.epoch(number).step_count for number in range(6))
+
+
+def test_a_far_end_is_counted_at_once() -> None:
+    plan = BatchPlan([Phase(0, 4), Phase(100, 8), Phase(10**15, 16)], samples=40, fits=8)
+    assert plan.step_count(10**12) == 10 + 10 + (5 + 3) + 5 * (10**12 - 3)
+
+
+@repeatable
+@given(samples=st.integers(2, 300), size=st.integers(5, 60), fits=st.sampled_from([10, 60]))
+def test_a_last_step_that_would_be_too_small_shares_with_the_one_before(samples: int, size: int, fits: int) -> None:
+    plan = BatchPlan([Phase(0, size)], samples, fits, least=min(2, samples))
+    sizes = plan.epoch(0).sizes()
+    assert sum(sizes) == samples
+    assert min(sizes) >= 2
+    assert plan.epoch(0).step_count == BatchPlan([Phase(0, size)], samples, fits).epoch(0).step_count
+
+
+@repeatable
 @given(
     own=st.integers(1, 8),
     accumulate=st.sampled_from([1, 2, 4]),

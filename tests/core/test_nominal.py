@@ -19,6 +19,7 @@ def test_steps_are_those_of_a_loop_over_the_data(batch_size: int, samples: int, 
     looped = [epoch * samples + place for epoch in range(epochs) for place in range(0, samples, batch_size)]
     assert steps.per_epoch * epochs == len(looped)
     assert steps.starts(len(looped)).tolist() == looped
+    assert [steps.start(step) for step in range(len(looped))] == looped
     of_each_sample = [steps.at(sample) for sample in range(epochs * samples)]
     assert of_each_sample == [sum(start <= sample for start in looped) - 1 for sample in range(epochs * samples)]
 
@@ -27,6 +28,7 @@ def test_without_epochs_every_step_is_full() -> None:
     steps = NominalSteps(32)
     assert steps.per_epoch is None
     assert steps.starts(4).tolist() == [0, 32, 64, 96]
+    assert steps.start(3) == 96
     assert [steps.at(sample) for sample in (0, 31, 32, 95)] == [0, 0, 1, 2]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bstuner.core.scheduler_calls import calls_by_epoch, calls_by_step
+from bstuner.core.scheduler_calls import calls_by_epoch, calls_by_step, is_due
 
 few = st.integers(1, 7)
 
@@ -19,6 +19,7 @@ def test_against_the_rule_written_out(epochs: int, batches: int, accumulate: int
                 continue
             step += 1
             by_step += batch % frequency == 0
+            assert is_due(step, batches, accumulate, frequency) == (batch % frequency == 0)
             by_epoch += batch == batches and epoch % frequency == 0
             assert calls_by_step(step, batches, accumulate, frequency) == by_step
             assert calls_by_epoch(step, batches, accumulate, frequency) == by_epoch

@@ -400,6 +400,20 @@ def test_the_length_of_an_epoch_is_what_ends_it_and_what_is_told() -> None:
     assert trainer.global_step == 8 + 3
 
 
+def test_when_loaders_were_last_made_decides_when_they_are_made_anew() -> None:
+    class Made(zoo.Mlp):
+        def train_dataloader(self) -> DataLoader:
+            zoo.NOTES.append(self.trainer.current_epoch)
+            return super().train_dataloader()
+
+        def on_train_start(self) -> None:
+            assert _lightning.last_reload(self.trainer) == 0
+            _lightning.set_last_reload(self.trainer, -1)
+
+    zoo.trainer(max_epochs=4, reload_dataloaders_every_n_epochs=2).fit(Made(length=32))
+    assert zoo.NOTES == [0, 1, 3]
+
+
 def test_validation_by_the_clock_is_told_from_that_by_batches() -> None:
     assert _lightning.validates_by_time(zoo.trainer(val_check_interval="00:00:10:00"))
     assert not _lightning.validates_by_time(zoo.trainer(val_check_interval=0.5))

@@ -106,6 +106,44 @@ def test_a_schedule_that_waits_for_a_metric_is_named() -> None:
     assert set(zoo.NOTES[0].lrs) == {0.1}
 
 
+def test_one_that_has_to_be_told_the_epoch_is_named() -> None:
+    class Told(lrs.LRScheduler):
+        def __init__(self, optimizer: Any) -> None:
+            self.optimizer = optimizer
+
+        def step(self, epoch: int) -> None:  # type: ignore[override]
+            raise AssertionError("nobody could tell")
+
+    class Tells(Scheduled):
+        def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+            pass
+
+    zoo.trainer(max_epochs=4).fit(Tells(lambda o, t: Told(o)))
+    assert zoo.NOTES[0].unforeseen == ("Told",)
+
+
+def test_neither_the_trainer_nor_a_part_of_the_module_is_copied() -> None:
+    class Whole(torch.nn.Identity):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise AssertionError("a part of the module is copied")
+
+    class Trainer(L.Trainer):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise AssertionError("the Trainer is copied")
+
+    class Asks:
+        def __init__(self, trainer: L.Trainer) -> None:
+            self.trainer, self.part = trainer, trainer.lightning_module.part
+
+        def __call__(self, step: int) -> float:
+            return 0.9**step
+
+    model = Scheduled(by_step(lambda o, t: lrs.LambdaLR(o, Asks(t))))
+    model.part = Whole()
+    Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(model)
+    assert list(zoo.NOTES[0].lrs) == zoo.NOTES[1:]
+
+
 def test_the_module_is_not_copied() -> None:
     """A bound method as the function of a schedule refers to the module."""
 

@@ -19,11 +19,13 @@ __all__ = [
     "combination_mode",
     "forget_loaders",
     "hook_of",
+    "last_reload",
     "loaders_come_from_hooks",
     "prepared_loader",
     "request_loaders",
     "resize_when_rebuilt",
     "restart_evaluation",
+    "set_last_reload",
     "substitute_train_loaders",
 ]
 
@@ -140,6 +142,19 @@ def forget_loaders(trainer: Trainer) -> None:
     # _combined_loader: setup_data() returns at once while it is set.
     trainer.fit_loop._combined_loader = None
     trainer.fit_loop.epoch_loop.val_loop._combined_loader = None
+
+
+def last_reload(trainer: Trainer) -> float:
+    """The epoch for which the training loaders were last made."""
+    return trainer.fit_loop._last_train_dl_reload_epoch  # kept nowhere public
+
+
+def set_last_reload(trainer: Trainer, epoch: float) -> None:
+    """Have the loaders made anew when they would have been in a run that was not interrupted.
+
+    A resumed fit makes them at its start, and counts `reload_dataloaders_every_n_epochs` from there.
+    """
+    trainer.fit_loop._last_train_dl_reload_epoch = epoch
 
 
 def restart_evaluation(trainer: Trainer, stage: str) -> None:
