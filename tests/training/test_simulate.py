@@ -131,16 +131,18 @@ def test_neither_the_trainer_nor_a_part_of_the_module_is_copied() -> None:
         def __deepcopy__(self, memo: Any) -> Any:
             raise AssertionError("the Trainer is copied")
 
-    class Asks:
-        def __init__(self, trainer: L.Trainer) -> None:
+    class Knows(lrs.ExponentialLR):
+        def __init__(self, optimizer: Any, trainer: L.Trainer) -> None:
+            super().__init__(optimizer, 0.9)
             self.trainer, self.part = trainer, trainer.lightning_module.part
 
-        def __call__(self, step: int) -> float:
-            return 0.9**step
+        def state_dict(self) -> dict[str, Any]:
+            return {"last_epoch": self.last_epoch}
 
-    model = Scheduled(by_step(lambda o, t: lrs.LambdaLR(o, Asks(t))))
+    model = Scheduled(by_step(Knows))
     model.part = Whole()
-    Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(model)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    Trainer(max_epochs=1, **quiet).fit(model)
     assert list(zoo.NOTES[0].lrs) == zoo.NOTES[1:]
 
 
