@@ -127,9 +127,10 @@ class BatchSizeScheduler(OwnCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first place among the callbacks but for those that search."""
         refuse_unsupported(trainer)
-        # The first is filled from the checkpoint, if there is one, between now and the start of the fit.
-        self._resumed, self._kept = {}, {}
+        # Filled from the checkpoint, if there is one, between now and the start of the fit.
+        self._resumed = {}
         if stage == "fit":
+            self._kept = {}
             _refuse_what_contradicts(trainer)
             others = [callback for callback in trainer.callbacks if callback is not self]
             searches = [callback for callback in others if isinstance(callback, OwnCallback)]

@@ -15,6 +15,7 @@ from bstuner.training._lightning import (
     set_epoch_length,
     set_last_reload,
     set_step_limits,
+    step_plateaus_after_batch,
 )
 from bstuner.training.growing_fit import GrowingFit
 from bstuner.training.planned_data import PlannedData
@@ -59,11 +60,16 @@ class PlannedFit(GrowingFit):
         trainer = self._trainer
         self.step = self._epoch_plan(self._epoch).step_of(self._batches - 1)
         trainer.accumulate_grad_batches = self.step.accumulate
-        due = self._is_over(self._batches - 1) and self._is_validation_due()
+        over = self._is_over(self._batches - 1)
+        due = over and self._is_validation_due()
         self._clock.announce(due, self._batches - 1)
+        if over:
+            self._schedulers.announce(*self._users_steps())
         validate = due and trainer.enable_validation
         if not self._saved["validated"] and (validate or self._batches == len(self._epoch_plan(self._epoch))):
             end_epoch_in_full(trainer, self._epoch, validate=validate)
+        elif over and not validate:
+            step_plateaus_after_batch(trainer)
         go_on_after_batch(trainer)
 
     def epoch_starts(self) -> None:

@@ -174,6 +174,27 @@ def test_a_schedule_that_waits_for_a_metric_goes_on_with_what_it_has_grown_to(wh
         assert again.batches == model.batches[len(model.batches) - len(again.batches) :], path
 
 
+@pytest.mark.parametrize(("frequency", "monitor"), [(1, "train_loss"), (5, "age")])
+def test_a_schedule_that_waits_for_a_metric_after_each_step_misses_none(frequency: int, monitor: str) -> None:
+    def plateau(optimizer: torch.optim.Optimizer) -> Any:
+        reduce = ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+        return {"scheduler": reduce, "interval": "step", "frequency": frequency, "monitor": monitor, "strict": False}
+
+    class Tells(Random):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("age", float(self.current_epoch))
+
+    def run(folder: str, **settings: Any) -> tuple[Grower, L.Trainer]:
+        model = Tells(plateau, length=50, batch_size=4)
+        return model, train(model, folder, EVERY_STEP, epochs=3, val_check_interval=5, **settings)
+
+    model, trainer = run("unbroken")
+    assert len({lrs[0] for lrs in model.lrs}) > 1
+    for path in sorted(Path("unbroken").glob("*.ckpt"))[::3]:
+        again, resumed = run("again", ckpt_path=str(path), seed=99)
+        assert same(after(resumed, again), after(trainer, model)), path
+
+
 def test_the_state_can_be_loaded_with_weights_only() -> None:
     train(Random(halves(20), length=50, batch_size=4), "saved", EVERY_STEP, epochs=1)
     for path in Path("saved").glob("*.ckpt"):
@@ -202,7 +223,9 @@ def test_what_is_saved_after_the_fit_can_be_gone_on_with() -> None:
     model = Random(halves(20, 30), length=50, batch_size=4)
     unbroken = after(fit(model, scheduler(PLAN), epochs=4), model)
     first = Random(halves(20, 30), length=50, batch_size=4)
-    fit(first, scheduler(PLAN), epochs=2).save_checkpoint("after.ckpt")
+    trainer = fit(first, scheduler(PLAN), epochs=2)
+    trainer.validate(first, verbose=False)
+    trainer.save_checkpoint("after.ckpt")
     again = Random(halves(20, 30), length=50, batch_size=4)
     trainer = fit(again, scheduler(PLAN), epochs=4, ckpt_path="after.ckpt", seed=5)
     assert first.batches + again.batches == model.batches

@@ -461,6 +461,7 @@ def test_a_resumed_fit_has_the_restart_attributes_that_are_set() -> None:
             each.reset_restart_stage()
         assert isinstance(loop._resuming_from_checkpoint, bool)
         assert hasattr(inner.val_loop, "_restart_stage")
+        assert inner.restarted_on_train_batch_end is False
         assert callable(inner.update_lr_schedulers)
         seen.append(True)
 

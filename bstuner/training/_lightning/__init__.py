@@ -42,6 +42,7 @@ from bstuner.training._lightning.resuming import (
     end_epoch_in_full,
     go_on_after_batch,
     restore_metrics,
+    step_plateaus_after_batch,
 )
 from bstuner.training._lightning.stepping import (
     checkpoint_steps,
@@ -84,6 +85,7 @@ __all__ = [
     "set_step_limits",
     "shadow_scheduler_step",
     "spawns_processes",
+    "step_plateaus_after_batch",
     "substitute_train_loaders",
     "validates_by_time",
 ]

@@ -8,7 +8,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from torch import Tensor
 
-__all__ = ["begin_epoch_in_full", "end_epoch_in_full", "go_on_after_batch", "restore_metrics"]
+__all__ = [
+    "begin_epoch_in_full",
+    "end_epoch_in_full",
+    "go_on_after_batch",
+    "restore_metrics",
+    "step_plateaus_after_batch",
+]
 
 
 def begin_epoch_in_full(trainer: Trainer) -> None:
@@ -40,6 +46,16 @@ def go_on_after_batch(trainer: Trainer) -> None:
     Lightning leaves that out, since its checkpoints hold no metrics.
     """
     trainer.fit_loop._restarting = False  # of this loop alone: those inside it go on as resumed
+
+
+def step_plateaus_after_batch(trainer: Trainer) -> None:
+    """Have a fit that was resumed after a batch step the schedulers that were to hear of a metric after that batch.
+
+    Lightning goes on with the next batch. A checkpoint that was saved later than the batch's hooks has them stepped.
+    """
+    inner = trainer.fit_loop.epoch_loop
+    if inner.restarted_on_train_batch_end:
+        inner.update_lr_schedulers("step", update_plateau_schedulers=True)
 
 
 def end_epoch_in_full(trainer: Trainer, epoch: int, *, validate: bool) -> None:
