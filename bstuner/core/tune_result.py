@@ -10,7 +10,7 @@ from bstuner.core.result import FindResult
 from bstuner.core.scaling import Rule
 from bstuner.core.trial import Mark, Mode, TrialRequest
 
-__all__ = ["Objective", "Role", "TrialSummary", "TuneResult", "TuningObserver", "Verdict"]
+__all__ = ["Objective", "Role", "SilentObserver", "TrialSummary", "TuneResult", "TuningObserver", "Verdict"]
 
 Objective = Literal["time", "metric", "both"]
 Role = Literal["baseline", "first", "search", "confirm baseline", "confirm"]
@@ -204,3 +204,19 @@ class TuningObserver(Protocol):
 
     def waiting(self, reason: str) -> None:
         """Another worker has to finish something first."""
+
+
+class SilentObserver:
+    """Shows nothing."""
+
+    def trial_started(self, number: int | None, role: Role, request: TrialRequest) -> None:
+        """Say nothing."""
+
+    def trial_marked(self, mark: Mark) -> None:
+        """Say nothing."""
+
+    def trial_ended(self, trial: TrialSummary) -> None:
+        """Say nothing."""
+
+    def waiting(self, reason: str) -> None:
+        """Say nothing."""

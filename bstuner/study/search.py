@@ -13,39 +13,23 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from bstuner.core.trial import Mark, TrialRequest, TrialRun, TrialRunner, Watch
-from bstuner.core.tune_result import Role, TrialSummary, TuneResult, TuningObserver
+from bstuner.core.tune_result import Role, SilentObserver, TuneResult, TuningObserver
 from bstuner.errors import BaselineFailed, InvalidSetting
 from bstuner.study.answer import answer_of
 from bstuner.study.confirm import claim, confirm, confirm_quality, confirms, find_confirmation, keep
 from bstuner.study.objective import BaselineJudge, Judge, Judgement, QualityJudge, TimeJudge
 from bstuner.study.pace_sampler import PaceSampler
-from bstuner.study.record import StudyView, role_of, summarize, write_request, write_summary
+from bstuner.study.record import StudyView, role_of, write_request
 from bstuner.study.reporter import Reporter
 from bstuner.study.settings import TuneSettings
 from bstuner.study.space import SearchSpace
 from bstuner.study.stopping import check_baseline, stop_reason
+from bstuner.study.telling import give_up, tell, tell_pruned
 from bstuner.study.worker_protocol import LoneWorker, StudyWorker
 
 __all__ = ["tune"]
 
 _POLL_SECONDS = 2.0
-_PURPOSE = ("role", "confirms", "expected_gain")  # what a trial that is put back into the queue takes along
-
-
-class _Silent:
-    """An observer that shows nothing."""
-
-    def trial_started(self, number: int | None, role: Role, request: TrialRequest) -> None:
-        """Say nothing."""
-
-    def trial_marked(self, mark: Mark) -> None:
-        """Say nothing."""
-
-    def trial_ended(self, trial: TrialSummary) -> None:
-        """Say nothing."""
-
-    def waiting(self, reason: str) -> None:
-        """Say nothing."""
 
 
 def tune(
@@ -92,7 +76,7 @@ def tune(
         )
     study.sampler = sampler or _default_sampler(space, settings, step_seconds, len(study.get_trials(deepcopy=False)))
     study.pruner = pruner or NopPruner()
-    return _Search(runner, space, settings, study, worker or LoneWorker(), observer or _Silent(), clock).run()
+    return _Search(runner, space, settings, study, worker or LoneWorker(), observer or SilentObserver(), clock).run()
 
 
 def _default_sampler(
@@ -168,19 +152,19 @@ class _Search:
             elif role == "baseline":
                 self._run_baseline(trial, view)
             elif view.baseline is None:  # asked for before the baseline was lost
-                self._fail(trial, "put back: there is no baseline yet", again=True)
+                give_up(self.study, trial, "put back: there is no baseline yet", again=True)
             else:
                 self._run_trial(trial, view)
         except BaselineFailed as error:
-            self._fail(trial, str(error))
+            give_up(self.study, trial, str(error))
             raise
         except Exception as error:
             if self._taken_away(trial):
                 return
-            self._fail(trial, f"{type(error).__name__}: {error}")
+            give_up(self.study, trial, f"{type(error).__name__}: {error}")
             raise
         except BaseException:  # an interrupt, or the end of the process
-            self._fail(trial, "interrupted", again=True)
+            give_up(self.study, trial, "interrupted", again=True)
             raise
 
     def _taken_away(self, trial: Trial) -> bool:
@@ -194,12 +178,12 @@ class _Search:
         for other in view.trials[: trial.number]:
             taken = other.state in ended or (other.state == TrialState.RUNNING and self.worker.alive(other))
             if role_of(other) == "baseline" and taken:
-                self._fail(trial, f"trial {other.number} is the baseline already")
+                give_up(self.study, trial, f"trial {other.number} is the baseline already")
                 return
         judge = BaselineJudge(self.settings.objective, self.settings.mode)
         run = self._watched(trial, judge, self._reporter(trial, prunes=False))
         check_baseline(run, self.settings, self.runner.budget)
-        self._tell(trial, run, judge.judge(run))
+        self._conclude(trial, run, judge.judge(run))
 
     def _run_trial(self, trial: Trial, view: StudyView) -> None:
         """Run settings that may be better."""
@@ -221,7 +205,7 @@ class _Search:
             judgement = judge.judge(run)._replace(verdict="behind", values=(), reason="stopped by the pruner")
         else:
             judgement = judge.judge(run)
-        self._tell(trial, run, judgement)
+        self._conclude(trial, run, judgement)
 
     def _reporter(self, trial: Trial, *, prunes: bool = True) -> Reporter:
         return Reporter(trial, self.runner.marks, self.settings.objective, self.settings.mode, prunes=prunes)
@@ -240,44 +224,9 @@ class _Search:
 
         return self.runner.run(request, watch)
 
-    def _tell(self, trial: Trial, run: TrialRun, judgement: Judgement) -> None:
+    def _conclude(self, trial: Trial, run: TrialRun, judgement: Judgement) -> None:
         """Keep the answer, tell Optuna, then show it."""
-        verdict, values, seconds, samples, reason = judgement
-        summary = summarize(trial.number, role_of(trial), run, verdict, seconds=seconds, samples=samples, reason=reason)
-        write_summary(trial, run, summary, self.settings.capacity_bytes)
-        if values:
-            self.study.tell(trial, values=values)
-        else:
-            self._tell_pruned(trial)
-        self.observer.trial_ended(summary)
-
-    def _tell_pruned(self, trial: Trial) -> None:
-        """Tell Optuna that a trial gave no value.
-
-        Of its own, it takes the last metric reported for one. That is no number of seconds, yet dashboards would draw
-        it among them.
-        """
-        if self.settings.objective != "time":
-            self.study.tell(trial, state=TrialState.PRUNED)
-            return
-        frozen = self.study._storage.get_trial(trial._trial_id)
-        self.study.sampler.after_trial(self.study, frozen, TrialState.PRUNED, None)
-        self.study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
-
-    def _fail(self, trial: Trial, reason: str, again: bool = False) -> None:
-        """Tell Optuna that a trial gave no answer, and put its settings back into the queue where they still need one.
-
-        A failed trial teaches a sampler nothing, so this is for what says nothing about the settings.
-        """
-        if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
-            return  # what went wrong came after its answer
-        trial.set_user_attr("outcome", "interrupted" if again else "error")
-        trial.set_user_attr("error", reason)
-        purpose = {str(name): value for name, value in trial.user_attrs.items() if name in _PURPOSE}
-        params = trial.params
-        self.study.tell(trial, state=TrialState.FAIL)
-        if again:
-            self.study.enqueue_trial(params, user_attrs=purpose)
+        self.observer.trial_ended(tell(self.study, trial, run, judgement, self.settings))
 
     def _to_confirm(self, view: StudyView) -> bool:
         """Whether a winner waits for its confirmation, which is then in the queue."""
@@ -298,7 +247,7 @@ class _Search:
             or find_confirmation(view, winner) is not None
             or any(confirms(other) == winner.summary.number for other in others)
         ):
-            self._fail(trial, "this confirmation is not wanted any more")
+            give_up(self.study, trial, "this confirmation is not wanted any more")
             return
         write_request(trial, "confirm", self.space.request(trial.params))
 
@@ -318,7 +267,7 @@ class _Search:
             confirmation = confirm_quality(run, view.baseline, winner, seed, mode)
         keep(trial, confirmation)
         if confirmation.value is None:
-            self._tell_pruned(trial)
+            tell_pruned(self.study, trial, self.settings.objective)
         else:  # the worse of the two seeds: it is no trial of its own, so it must not become the study's best
             worse = max if self.study.direction == StudyDirection.MINIMIZE else min
             self.study.tell(trial, worse(confirmation.value, winner.value[0]))
