@@ -28,8 +28,10 @@ class Find(ScriptCommand[FindResult]):
 
 The script runs up to its first call of trainer.fit(), validate(), test() or
 predict(); in its place the search runs, and nothing is trained. The answer is
-printed, written to bstuner-result.json and, where the script is a LightningCLI,
-to bstuner-overlay.yaml for use as a second -c.
+printed and written to bstuner-result.json, and ready for use to
+bstuner-overlay.yaml, a second -c where the script is a LightningCLI, or else to
+bstuner-snippet.py, lines to copy. With --apply the script's first fit goes on
+with it, and the script runs to its end.
 
   bstuner find train.py --data ./corpus
   bstuner find --memory_limit 24GiB main.py fit -c config.yaml

@@ -43,7 +43,8 @@ The script runs up to its call of trainer.fit(); in its place the plan is made,
 memory is probed for the largest micro-batch (--fits does without), and no step
 of training is taken. The plan is printed, written to bstuner-schedule.json and,
 with --plot, drawn. A BatchSizeScheduler in the script's own callbacks is asked
-for its plan, unless options are given here.
+for its plan, unless options are given here. With --apply the fit trains by the
+plan, and the script runs to its end.
 
   bstuner schedule train.py --data ./corpus
   bstuner schedule --plot plan.png --max_batch_size 4096 main.py fit -c config.yaml

@@ -164,6 +164,11 @@ class ScriptCommand(Command, Generic[Found]):
             # All processes know, and that of rank 0 says so: an exit with 1 might get it killed before.
             if rank() == 0 or isinstance(error, (PeerLost, ScriptError)):
                 raise
+        except (KeyboardInterrupt, SystemExit) as ended:
+            interrupt = ended if isinstance(ended, KeyboardInterrupt) else ended.__context__
+            if rank() != 0 and isinstance(interrupt, KeyboardInterrupt):
+                interrupt.args = ("",)  # that of rank 0 says so
+            raise
 
     def _run(self, options: Namespace, typed: Sequence[str]) -> None:
         target = target_of(options.target)
@@ -181,7 +186,9 @@ class ScriptCommand(Command, Generic[Found]):
         action = functools.partial(self._search_and_go_on if options.apply else self._search, options, tell)
         own, _ = split(typed, _FLAGS)
         again = [sys.executable, "-m", "bstuner", self.name, *own]
-        run = run_script(target, action, again, self.methods, goes_on=options.apply)
+        # A batch that is put in place for an evaluation is too large for a fit that follows.
+        methods = ("fit",) if options.apply else self.methods
+        run = run_script(target, action, again, methods, goes_on=options.apply)
         if rank() == 0 and not options.apply:
             found, answer = run.result
             self._say_saved(found, answer, options)

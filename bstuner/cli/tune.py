@@ -42,10 +42,12 @@ for an unmodified training script.
 
 The script runs up to its call of trainer.fit(); in its place the largest batch
 that fits is found, short trainings are run, and nothing else is trained. The
-answer is printed, written to bstuner-result.json and, where the script is a
-LightningCLI, to bstuner-overlay.yaml for use as a second -c. The study is kept:
-name it with --study_name, and the same command goes on with it, on this machine
-or, with --storage postgresql://..., on many.
+answer is printed and written to bstuner-result.json, and ready for use to
+bstuner-overlay.yaml, a second -c where the script is a LightningCLI, or else to
+bstuner-snippet.py, lines to copy. With --apply the fit goes on with it, and the
+script runs to its end. The study is kept: name it with --study_name, and the
+same command goes on with it, on this machine or, with --storage
+postgresql://..., on many.
 
   bstuner tune train.py --data ./corpus
   bstuner tune --monitor val_acc --mode max --n_trials 30 main.py fit -c config.yaml

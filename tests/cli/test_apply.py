@@ -105,6 +105,35 @@ def test_a_schedule_is_trained_by(tmp_path: Path, bstuner: Command) -> None:
     )
 
 
+def test_an_evaluation_before_the_fit_runs_as_it_is(tmp_path: Path, bstuner: Command) -> None:
+    first = SCRIPT.replace(
+        '    print("returned"', '    print("tested", trainer.test(model, verbose=False))\n    print("returned"'
+    )
+    done = bstuner("find", "--apply", "--max_val", 16, write(tmp_path / "train.py", first))
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.count("\ntested") + done.stdout.startswith("tested") == 2
+    assert done.stdout.index("tested") < done.stdout.index("Fits ")
+    assert result(tmp_path)["stage"] == "fit"
+
+
+def test_what_a_checkpoint_answers_is_not_searched_for_again(tmp_path: Path, bstuner: Command) -> None:
+    saving = "zoo.trainer(ModelCheckpoint('saved', save_last=True), enable_checkpointing=True, "
+    resuming = (
+        SCRIPT.replace("import hashlib", "from lightning.pytorch.callbacks import ModelCheckpoint\nimport hashlib")
+        .replace("zoo.trainer(", saving, 1)
+        .replace("trainer.fit(model)", "trainer.fit(model, ckpt_path='last')")
+    )
+    script = write(tmp_path / "train.py", resuming)
+    assert bstuner("find", "--apply", "--max_val", 32, script).returncode == 7
+    (tmp_path / "bstuner-result.json").unlink()
+    script.write_text(resuming.replace("max_epochs=2", "max_epochs=3"))
+    done = bstuner("find", "--apply", "--max_val", 32, script)
+    assert done.returncode == 7, done.stderr
+    assert f"trained {3 * 256 // 32} " in done.stdout
+    assert "bstuner: there was nothing to search for" in done.stderr
+    assert not (tmp_path / "bstuner-result.json").exists()
+
+
 FIRST, SECOND = "zoo.trainer(BatchSizeTuner(), BatchSizeFinder(), ", "zoo.trainer("
 
 

@@ -435,4 +435,5 @@ def test_ctrl_c_ends_all_with_130(tmp_path: Path) -> None:
     done = run([*BSTUNER, script, "ddp"], tmp_path, interrupt_after="stepping", ACT="sleep")
     assert done.returncode == 130, done.output
     assert "Traceback" not in done.output
+    assert done.output.count("nterrupted") == 1
     assert not (tmp_path / "bstuner-result.json").exists()
