@@ -29,6 +29,8 @@ maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 napoleon_use_ivar = True  # attributes in a list, as arguments are
 
+highlight_language = "none"  # what terminals print is no Python
+
 html_theme = "furo"
 html_title = f"bstuner {release}"
 html_copy_source = False
