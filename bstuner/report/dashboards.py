@@ -118,16 +118,12 @@ def changes(kept: Mapping[str, Any], note: str, figures: Mapping[str, Figure]) -
 
 def _placed(figure: Figure, title: str) -> Figure:
     """A figure for its place in a dashboard: 450 pixels high, half a page wide, and without a title of its own."""
-    figure.update_layout(
+    return figure.update_layout(
         height=None,
         title={"text": title, "x": 0.02, "y": 0.98, "yanchor": "top"},
-        margin={"t": 110},  # the title, and three rows of the legend
+        margin={"t": 90},  # the title, and two rows of the legend
         modebar={"bgcolor": "rgba(0, 0, 0, 0)"},
     )
-    for trace in figure.data:
-        if trace.marker.showscale:
-            trace.marker.colorbar.y = -0.34  # lower than on a page of ours, as the figure is less high
-    return figure
 
 
 def _upload(study: Study, find: FindResult, folder: Path) -> None:

@@ -120,6 +120,11 @@ def test_a_browser_draws_our_figures(served: Served, browser: Browser) -> None:
     assert {name for name, _, _ in drawn} == FIGURES
     assert all(traces and height == 450 for _, traces, height in drawn)
     assert browser.evaluate(f"{plots}.every(plot => plot.querySelector('.scatterlayer .trace path'))")
+    outside = f"""{plots}.flatMap(plot => [...plot.querySelectorAll('text')].filter(text => {{
+        const box = text.getBoundingClientRect(), place = plot.getBoundingClientRect()
+        return box.top < place.top || box.bottom > place.bottom || box.left < place.left || box.right > place.right
+    }}).map(text => text.textContent))"""
+    assert browser.evaluate(outside) == []
     browser.wait_for("document.body.innerText.includes('bstuner-probes.json')")
     assert browser.errors() == []
 
