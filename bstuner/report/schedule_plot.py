@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bstuner.core.growth import Phase, phase_at
 from bstuner.errors import InvalidSetting
-from bstuner.report.schedule_summary import format_saved, planned_phases, steps_saved
+from bstuner.report.schedule_summary import format_saved, steps_saved
 from bstuner.training.run_plan import RunPlan
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def draw_schedule(plan: RunPlan) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    phases = planned_phases(plan)
+    phases = plan.phases
     end = plan.samples if plan.samples is not None else _some_way_on(plan, phases[-1])
     panels = 2 if plan.lrs else 1
     # Without pyplot: the script's own figures and settings stay as they are.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bstuner.core.growth import phase_at
-from bstuner.report.schedule_summary import Span, drawn_together, planned_phases, schedule_spans
+from bstuner.report.schedule_summary import Span, drawn_together, schedule_spans
 from bstuner.training.run_plan import RunPlan
 
 __all__ = ["plan_as_dict", "plan_for_study"]
@@ -37,7 +37,7 @@ def plan_for_study(plan: RunPlan) -> dict[str, Any]:
         samples, your own learning rate there, and the one that is used.
 
     """
-    spans, phases = schedule_spans(plan), planned_phases(plan)
+    spans, phases = schedule_spans(plan), plan.phases
     starts = [int(start) for start in plan.nominal.starts(len(plan.lrs))] if plan.lrs else []
     changes = [span.start_sample for span in _thinned(spans)]
     around = [sample for change in changes for sample in (change - 1, change)] if starts else []

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bstuner.core.batch_plan import Stretch
-from bstuner.core.growth import Phase, phase_at
+from bstuner.core.growth import phase_at
 from bstuner.core.layout import BatchLayout
 from bstuner.report.tune_summary import format_lr
 from bstuner.training.run_plan import RunPlan
@@ -20,7 +20,6 @@ __all__ = [
     "Span",
     "drawn_together",
     "format_saved",
-    "planned_phases",
     "schedule_spans",
     "schedule_summary",
     "steps_saved",
@@ -108,7 +107,7 @@ def schedule_spans(plan: RunPlan) -> list[Span]:
         plan: that of a fit. Where it has no end, neither has the last span.
 
     """
-    phases = planned_phases(plan)
+    phases = plan.phases
     groups: list[list[Stretch]] = []
     phase = None
     for stretch in _stretches(plan):
@@ -120,18 +119,6 @@ def schedule_spans(plan: RunPlan) -> list[Span]:
     starts = [group[0].first.start_sample for group in groups]
     ends: list[int | None] = [*starts[1:], plan.samples]
     return [_span(plan, group, end) for group, end in zip(groups, ends, strict=True)]
-
-
-def planned_phases(plan: RunPlan) -> tuple[Phase, ...]:
-    """The planned batch sizes, without what is left for the last step of a fit that ends within an epoch.
-
-    Args:
-        plan: that of a fit.
-
-    """
-    *before, last = plan.phases
-    is_rest = bool(before) and last.batch_size < before[-1].batch_size
-    return tuple(before) if is_rest and last.start_sample + last.batch_size == plan.samples else plan.phases
 
 
 def _stretches(plan: RunPlan) -> Iterator[Stretch]:

@@ -26,7 +26,7 @@ from bstuner.report.figures import (
     trials_figure,
 )
 from bstuner.report.schedule_record import plan_for_study
-from bstuner.report.schedule_summary import planned_phases, schedule_spans
+from bstuner.report.schedule_summary import schedule_spans
 from bstuner.study.findings import Findings
 from bstuner.training.run_plan import RunPlan
 
@@ -150,7 +150,7 @@ def test_a_growth_plan_is_drawn_as_it_is_planned(plan: RunPlan, findings: Findin
     drawn = set(zip(batches.x[:-1], batches.y[:-1], strict=True))
     assert drawn <= {(span.start_sample, span.batch_size) for span in schedule_spans(plan)}
     assert (batches.x[0], len(drawn)) == (0, len(batches.x) - 1)
-    phases = planned_phases(plan)
+    phases = plan.phases
     for rate in rates:
         for sample, lr in zip(rate.x, rate.y, strict=True):
             assert lr == plan.nominal_lr(sample) * phase_at(phases, sample).lr_factor
