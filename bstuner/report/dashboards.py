@@ -7,14 +7,15 @@ figure, and so do two workers that write at once. One piece may be as long as th
 
 from __future__ import annotations
 
+import io
 import json
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optuna import Study
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import InMemoryStorage
 from plotly.graph_objects import Figure
 
@@ -30,7 +31,7 @@ from bstuner.report.figures import (
 from bstuner.report.note import note
 from bstuner.study.apart import set_system_attributes
 from bstuner.study.findings import Findings
-from bstuner.study.storage import storage_file
+from bstuner.study.storage import storage_file, storage_in_words
 
 __all__ = [
     "ARTIFACTS_FOLDER",
@@ -58,7 +59,8 @@ _FIGURES = (
 
 _NOTE, _NOTE_VERSION, _OUR_VERSION = "dashboard:note_str:0", "dashboard:note_ver", "bstuner:note_ver"
 _FIGURE = "dashboard:plot_data:{}:0"
-_OUR_ARTIFACT = "bstuner:artifact"
+_ARTIFACT, _OUR_ARTIFACT = "artifacts:{}", "bstuner:artifact"
+_SPACE = uuid.UUID("5d6c3f0e-1a52-4c39-9a0b-7f0a5f3b8c11")  # any: within it, each study has a name of its own
 
 
 def publish(study: Study, folder: Path | None) -> None:
@@ -76,7 +78,7 @@ def publish(study: Study, folder: Path | None) -> None:
             figures[name] = _placed(figure, title)
     kept = study._storage.get_study_system_attrs(study._study_id)
     if findings.find is not None and folder is not None and _OUR_ARTIFACT not in kept:
-        _upload(study, findings.find, folder)
+        _keep_probes(study, findings.find, folder)
     set_system_attributes(study, changes(kept, note(findings), figures))
 
 
@@ -108,11 +110,12 @@ def changes(kept: Mapping[str, Any], note: str, figures: Mapping[str, Figure]) -
         note: The note, in Markdown.
         figures: The figures by the names of their places: letters, digits and `-_.` alone.
     """
-    wanted: dict[str, Any] = {_FIGURE.format(name): figure.to_json() for name, figure in figures.items()}
+    wanted: dict[str, Any] = {}
     ours = kept.get(_OUR_VERSION, 0)
     if note != kept.get(_NOTE) and kept.get(_NOTE_VERSION, 0) <= ours:
         # Ours first: whoever is interrupted between the two has not made the note somebody else's.
         wanted |= {_OUR_VERSION: ours + 1, _NOTE: note, _NOTE_VERSION: ours + 1}
+    wanted |= {_FIGURE.format(name): figure.to_json() for name, figure in figures.items()}
     return {name: value for name, value in wanted.items() if kept.get(name) != value}
 
 
@@ -126,14 +129,15 @@ def _placed(figure: Figure, title: str) -> Figure:
     )
 
 
-def _upload(study: Study, find: FindResult, folder: Path) -> None:
-    """Keep the probes as a file of the study, once: if somebody deletes it in the dashboard, it does not come back."""
+def _keep_probes(study: Study, find: FindResult, folder: Path) -> None:
+    """Keep the probes as a file of the study, once: if somebody deletes it in the dashboard, it does not come back.
+
+    Optuna's own function would give it a new name each time, and workers that begin at once would leave several.
+    """
+    name = str(uuid.uuid5(_SPACE, f"{study.study_name} in {storage_in_words(study)}"))
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as there:
-        file = Path(there) / PROBES_FILE
-        file.write_text(json.dumps(find.as_dict(), indent=2))
-        store = FileSystemArtifactStore(folder)
-        artifact = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
-    set_system_attributes(study, {_OUR_ARTIFACT: artifact})
+    FileSystemArtifactStore(folder).write(name, io.BytesIO(json.dumps(find.as_dict(), indent=2).encode()))
+    told = {"artifact_id": name, "filename": PROBES_FILE, "mimetype": "application/json", "encoding": None}
+    set_system_attributes(study, {_ARTIFACT.format(name): json.dumps(told), _OUR_ARTIFACT: name})
     if storage_file(study) is None:
         study.set_user_attr(FOLDER_ATTRIBUTE, str(folder))

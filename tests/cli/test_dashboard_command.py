@@ -128,6 +128,20 @@ def test_files_that_lie_on_another_machine_are_missed_by_nothing_else() -> None:
         assert get(f"{url}/api/studies")["study_summaries"] == []
 
 
+def test_a_file_that_is_dropped_on_the_page_lies_beside_the_study() -> None:
+    searched(n_trials=1)
+    storage = existing_storage(None)
+    (study,) = our_studies(storage)
+    with serving(_app(storage, [study])) as port:
+        url = f"http://{HOST}:{port}"
+        content = {"file": "data:text/plain;base64,aGVsbG8=", "filename": "hello.txt"}
+        request = urllib.request.Request(f"{url}/api/artifacts/{study._study_id}", json.dumps(content).encode())
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            name = json.loads(answer.read())["artifact_id"]
+        assert Path("bstuner-artifacts", name).read_text() == "hello"
+
+
 def test_a_search_in_sqlite_is_not_disturbed_by_who_looks_at_it(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path}/study.db"
     first = open_study(storage, "digits", FACTS)
