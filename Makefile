@@ -35,14 +35,11 @@ lint: .venv/.lint  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: .venv/.docs  ## build the documentation in docs/_build/html; needs Python 3.11 or newer
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
-	@echo "The documentation is in docs/_build/html/index.html"
-
-bench: .venv/.examples  ## measure the searches: beside Lightning's own finder, and before and after tuning
+bench: .venv/.examples  ## measure the searches, training before and after tuning, and growth beside decay
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/find_vs_lightning.py
 	$(BIN)/python benchmarks/tune_real.py
+	$(BIN)/python benchmarks/growth_vs_decay.py --records build/growth_vs_decay.jsonl
 
 clean:  ## remove .venv, caches and what runs leave behind
 	rm -rf .venv build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -14,10 +17,14 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def run_benchmark(script: str, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, str(BENCHMARKS / script), *arguments, "--json"]
+    return json.loads(printed_by(script, *arguments, "--json"))
+
+
+def printed_by(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def test_find_vs_lightning_measures_both_finders() -> None:
@@ -50,3 +57,43 @@ def test_tune_real_compares_the_users_settings_with_the_tuned_ones() -> None:
         assert compared["curves"]["tuned"] == compared["curves"]["own"]
         assert compared["sooner"] == {"samples": 1, "wall": 1, "cpu": 1}
         assert 0 < compared["reached"]["own"]["samples"] <= curve[-1][0]
+
+
+def test_growth_vs_decay_starts_both_alike_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the benchmark trains on scikit-learn's digits")
+    records = tmp_path / "build" / "records.jsonl"
+    which = ["--models", "digits", "--optimizers", "sgd", "--schedules", "multi-step", "--seeds", "2", "--epochs", "2"]
+    output = run_benchmark("growth_vs_decay.py", *which, "--records", str(records))
+
+    (compared,) = output["comparisons"]
+    assert compared["same_start"]
+    # The second epoch has a tenth of the learning rate: 1,438 samples in steps of 8, then of 64 or more.
+    assert (compared["nominal_steps"], compared["planned_steps"], compared["as_planned"]) == (2 * 180, 180 + 12, True)
+    assert compared["largest_batch"] == 128
+    grid = {float(lr): loss for lr, loss in compared["grid"].items()}
+    assert grid[compared["lr"]] == min(grid.values())
+    decay, growth = compared["losses"]["decay"], compared["losses"]["growth"]
+    differences = [grown - decayed for decayed, grown in zip(decay, growth, strict=True)]
+    half = 12.7062 * stdev(differences) / math.sqrt(2)  # Student's t of one degree of freedom
+    assert compared["difference"] == pytest.approx(mean(differences))
+    assert compared["interval"] == pytest.approx([mean(differences) - half, mean(differences) + half], rel=1e-4)
+    assert compared["holds"] == (compared["interval"][1] < 2 * stdev(decay))
+
+    lines = records.read_text().splitlines(keepends=True)
+    assert len(lines) == len(grid) + 4
+    records.write_text("".join(lines[:-1]))
+    assert run_benchmark("growth_vs_decay.py", *which, "--records", str(records)) == output
+    assert records.read_text().splitlines(keepends=True)[:-1] == lines[:-1]
+
+
+def test_growth_vs_decay_prints_what_its_readme_shows_from_the_records_alone(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the benchmark trains on scikit-learn's digits")
+    kept = BENCHMARKS / "data" / "growth_vs_decay.jsonl"
+    copied = shutil.copy(kept, tmp_path)
+    printed = printed_by("growth_vs_decay.py", "--records", copied)
+
+    assert Path(copied).read_text() == kept.read_text()  # nothing was trained
+    assert printed.strip() in (BENCHMARKS / "README.md").read_text()
+    rows = printed.split("\n\n")[0].splitlines()[2:]
+    assert len(rows) == 2 * 2 * 3
+    assert all(row.split("|")[-2].strip() == "yes" for row in rows)  # as many steps as planned
