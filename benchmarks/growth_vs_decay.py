@@ -77,7 +77,7 @@ MODELS = {
         grids={"sgd": (0.003, 0.01, 0.03, 0.1), "adamw": (3e-4, 1e-3, 3e-3, 1e-2)},
     ),
     "gpt": Training(
-        gpt.GPT, EighthOfLibrary, batch_size=8, epochs=3, interval="step", seeds=8, warmup=0.05,
+        gpt.GPT, EighthOfLibrary, batch_size=8, epochs=3, interval="step", seeds=5, warmup=0.05,
         grids={"sgd": (0.3, 1.0, 3.0), "adamw": (3e-3, 1e-2, 3e-2)},
     ),
 }  # fmt: skip
