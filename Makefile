@@ -35,6 +35,10 @@ lint: .venv/.lint  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/.docs  ## build the documentation in docs/_build/html; needs Python 3.11 or newer
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "The documentation is in docs/_build/html/index.html"
+
 bench: .venv/.examples  ## measure the searches, training before and after tuning, and growth beside decay
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/find_vs_lightning.py
