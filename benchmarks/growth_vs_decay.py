@@ -144,7 +144,8 @@ def train(fit: Fit) -> dict[str, Any]:
         trainer.fit(model, datamodule=data)
         validator = trainer_for(folder, [])
         validator.validate(model, datamodule=data, verbose=False)
-    record = {"val_loss": float(validator.callback_metrics["val_loss"]), "first_loss": first.value}
+    losses = {"val_loss": float(validator.callback_metrics["val_loss"]), "first_loss": first.value}
+    record = {name: round(loss, 6) for name, loss in losses.items()}
     record |= {"steps": trainer.global_step, "cpu_seconds": round(time.process_time() - started, 1)}
     if growth.plan is not None:
         planned = {"planned_steps": growth.plan.planned_steps, "nominal_steps": growth.plan.nominal_steps}
