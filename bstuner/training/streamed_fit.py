@@ -14,7 +14,13 @@ from lightning.pytorch.utilities.data import extract_batch_size
 
 from bstuner.core.batch_plan import PlannedStep, layout_within, lr_factor_at
 from bstuner.core.growth import phase_at
-from bstuner.training._lightning import begin_epoch_in_full, restore_metrics, set_epoch_length, set_step_limits
+from bstuner.training._lightning import (
+    begin_epoch_in_full,
+    restore_metrics,
+    set_epoch_length,
+    set_last_reload,
+    set_step_limits,
+)
 from bstuner.training.growing_fit import GrowingFit
 from bstuner.training.run_plan import RunPlan
 from bstuner.training.strategy import replicas
@@ -52,6 +58,7 @@ class StreamedFit(GrowingFit):
         self._steps = trainer.global_step
         if self._saved:
             restore_metrics(trainer, self._saved["metrics"])
+            set_last_reload(trainer, self._saved["reloaded"])
             if self._saved["between"]:
                 begin_epoch_in_full(trainer)
             self._data.restore_generators()

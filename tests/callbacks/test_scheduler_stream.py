@@ -141,11 +141,13 @@ def test_the_users_loader_stays_as_it_is() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_between_epochs_it_is_resumed_exactly() -> None:
+@pytest.mark.parametrize("reload", [0, 2])
+def test_between_epochs_it_is_resumed_exactly(reload: int) -> None:
     def train(folder: str, **settings: Any) -> tuple[Streams, L.Trainer]:
         model = streaming()
         save = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_epochs=1, save_on_train_epoch_end=True)
         shared = {"epochs": -1, "max_steps": 160, "enable_checkpointing": True}
+        shared["reload_dataloaders_every_n_epochs"] = reload
         return model, fit(model, scheduler(fits=8, max_batch_size=16), save, **shared, **settings)
 
     model, _ = train("unbroken")
