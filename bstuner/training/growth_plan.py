@@ -20,7 +20,7 @@ from bstuner.errors import SettingRefused
 from bstuner.training._lightning import checkpoint_steps, request_loaders
 from bstuner.training.combination import combined, flat_loaders
 from bstuner.training.constraints import epoch_data
-from bstuner.training.horizon import horizon_of, steps_of
+from bstuner.training.horizon import steps_of
 from bstuner.training.planned_batches import check_can_be_planned
 from bstuner.training.random_state import RandomState
 from bstuner.training.run_plan import RunPlan, grown_phases
@@ -44,9 +44,10 @@ class GrowthPlanner:
         settings: the user's choices.
 
     Attributes:
-        most: the largest micro-batch that a plan could use; it need not be tried whether a larger one fits.
+        most: the largest micro-batch that the plan can use; it need not be tried whether a larger one fits.
 
     Raises:
+        InvalidSetting: the plan in the user's words cannot be read, or the learning rates make none.
         SettingRefused: the fit is of a kind whose batches cannot be planned.
 
     """
@@ -59,13 +60,10 @@ class GrowthPlanner:
         self._rule: Rule = self._choose_rule()
         self._written = None if settings.text is None else parse_plan(settings.text, self._nominal.samples_per_epoch)
         self._capped_by = ""
-        world = self._layout.world
-        if self._written is not None:
-            self._cap = None
-            self.most = max(phase.batch_size for phase in self._written) // world
-        else:
-            self._cap = self._largest()
-            self.most = max(self._layout.micro, self._cap // world)
+        self._cap = None if self._written is not None else self._largest()
+        self._steps = steps_of(trainer, self._layout, self._data)
+        self._lrs, self._waits_for = self._run_ahead()
+        self.most = max(self._layout.micro, self._largest_phase() // self._layout.world)
 
     def plan(self, fits: int | None) -> RunPlan:
         """Plan the fit.
@@ -77,39 +75,15 @@ class GrowthPlanner:
             InvalidSetting: the plan in the user's words cannot be met.
 
         """
-        trainer, settings, layout = self._trainer, self._settings, self._layout
+        settings, layout = self._settings, self._layout
+        steps, lrs, cap = self._steps, self._lrs, self._cap
         # What the user's own code asks for is not refused, whatever margin a search kept.
-        fits = max(layout.micro, min(fits or 0, self.most))
-        steps = steps_of(trainer, layout, self._data)
-        horizon = horizon_of(trainer, layout, self._data)
-        lrs: tuple[float, ...] = ()
-        waits_for: tuple[str, ...] = ()
-        if steps is None and self._written is None:
-            raise SettingRefused(
-                "Expected a fit with an end, whose learning rate schedule can be told beforehand, found neither "
-                "max_epochs nor max_steps. Set one of them, or write the batch sizes down: "
-                "BatchSizeScheduler('0:256 30ep:512')."
-            )
-        if steps:
-            unknown = (steps + 1) * layout.accumulate  # then no epoch ends as far as can be told
-            schedule = simulate_schedule(trainer, steps, self._data.batches(layout.micro, self._limit) or unknown)
-            lrs, waits_for = schedule.lrs, schedule.unforeseen
-            if self._streams:
-                configs = trainer.lr_scheduler_configs
-                waits_for += tuple(type(each.scheduler).__name__ for each in configs if each.interval == "epoch")
-            if self._written is not None:
-                waits_for = ()
-        cap = self._cap
-        if cap is not None and cap > fits * layout.world * settings.max_accumulate:
+        bound = self.most if cap is None else cap // layout.world
+        fits = max(layout.micro, min(fits or 0, bound))
+        if cap is not None and fits < self.most and cap > fits * layout.world * settings.max_accumulate:
             cap = max(layout.global_batch_size, fits * layout.world * settings.max_accumulate)
             self._capped_by = f"memory: {fits} samples fit at a time, {settings.max_accumulate} times per step"
-        if self._written is not None:
-            phases = [
-                phase._replace(lr_factor=scale_lr(1.0, phase.batch_size, layout.global_batch_size, self._rule))
-                for phase in self._written
-            ]
-        else:
-            phases = grown_phases(lrs, self._nominal, self._rule, cap, settings.rounding)
+        phases = self._phases(cap)
         by_users_batch = self._written is None and settings.rounding != "integer"
         plan = RunPlan(
             batches=BatchPlan(
@@ -131,8 +105,8 @@ class GrowthPlanner:
             max_batch_size=cap,
             rounding=settings.rounding,
             capped_by=self._what_capped(phases, lrs, cap),
-            remarks=self._remarks(waits_for, horizon.fit),
-            waits_for=waits_for,
+            remarks=self._remarks(),
+            waits_for=self._waits_for,
             streams=self._streams,
         )
         return plan if steps is None else replace(plan, samples=plan.sample_of(steps)).ended()
@@ -172,6 +146,37 @@ class GrowthPlanner:
         here = (self._nominal.samples_per_epoch or 0) // self._layout.world
         return here % self._layout.micro or self._layout.micro
 
+    def _run_ahead(self) -> tuple[tuple[float, ...], tuple[str, ...]]:
+        """The learning rate at each of the user's own steps, and the schedulers that may change it."""
+        trainer, layout, steps = self._trainer, self._layout, self._steps
+        if steps is None and self._written is None:
+            raise SettingRefused(
+                "Expected a fit with an end, whose learning rate schedule can be told beforehand, found neither "
+                "max_epochs nor max_steps. Set one of them, or write the batch sizes down: "
+                "BatchSizeScheduler('0:256 30ep:512')."
+            )
+        if not steps:
+            return (), ()
+        unknown = (steps + 1) * layout.accumulate  # then no epoch ends as far as can be told
+        schedule = simulate_schedule(trainer, steps, self._data.batches(layout.micro, self._limit) or unknown)
+        if self._written is not None:
+            return schedule.lrs, ()
+        configs = trainer.lr_scheduler_configs if self._streams else []
+        by_epoch = tuple(type(each.scheduler).__name__ for each in configs if each.interval == "epoch")
+        return schedule.lrs, schedule.unforeseen + by_epoch
+
+    def _largest_phase(self) -> int:
+        """The largest batch that is planned where memory sets no bound, over all processes."""
+        if self._cap is not None and self._waits_for:
+            return self._cap
+        return max(phase.batch_size for phase in self._phases(self._cap))
+
+    def _phases(self, cap: int | None) -> list[Phase]:
+        own = self._layout.global_batch_size
+        if self._written is None:
+            return grown_phases(self._lrs, self._nominal, self._rule, cap, self._settings.rounding)
+        return [phase._replace(lr_factor=scale_lr(1.0, phase.batch_size, own, self._rule)) for phase in self._written]
+
     def _choose_rule(self) -> Rule:
         if self._settings.rule != "auto":
             return self._settings.rule
@@ -197,12 +202,12 @@ class GrowthPlanner:
         wanted = float("inf") if lowest == 0 else self._layout.global_batch_size * peak / lowest
         return self._capped_by if wanted > cap * (1 + 1e-9) else ""
 
-    def _remarks(self, waits_for: tuple[str, ...], samples: int | None) -> tuple[str, ...]:
+    def _remarks(self) -> tuple[str, ...]:
         remarks = []
-        if waits_for:
+        if self._waits_for:
             remarks.append(
-                f"{', '.join(waits_for)} waits for a metric, or to be told the epoch: where it cuts the learning rate, "
-                "the batch grows at the next epoch instead, and the plan says no more of it."
+                f"{', '.join(self._waits_for)} waits for a metric, or to be told the epoch: where it cuts the "
+                "learning rate, the batch grows at the next epoch instead, and the plan says no more of it."
             )
         remarks += [
             f"ModelCheckpoint(every_n_train_steps={every}) counts the optimizer steps that are taken, which are fewer "

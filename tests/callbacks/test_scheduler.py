@@ -466,6 +466,12 @@ def test_it_finds_what_fits() -> None:
     each_once(model)
 
 
+def test_where_nothing_grows_nothing_is_searched_for() -> None:
+    constant = steps(lambda optimizer: LambdaLR(optimizer, lambda step: 1.0))
+    callback = BatchSizeScheduler(memory_limit=1)  # byte: nothing would fit
+    assert fit(growing(constant), callback, epochs=1).global_step == 40
+
+
 def test_after_a_finder_its_batch_is_where_growth_starts() -> None:
     model = growing(halves(20), length=320)
     callback = scheduler()

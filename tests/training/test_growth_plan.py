@@ -84,7 +84,7 @@ def test_nothing_larger_is_tried_than_a_plan_could_use() -> None:
             trainer.limit_train_batches = 0
 
     zoo.trainer(Looks(), max_epochs=4).fit(Grower(halves(60), length=160, batch_size=4))
-    assert found == [16, 24]
+    assert found == [8, 24], "the learning rate is halved once"
 
 
 def test_the_users_own_batch_is_never_refused() -> None:
