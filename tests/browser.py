@@ -16,11 +16,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from selenium import webdriver
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
@@ -43,11 +46,14 @@ FLAGS = (
 def chromium() -> Iterator[Browser]:
     """Start a browser, or skip where there is none; with BSTUNER_REQUIRE_CHROMIUM=1, fail."""
     program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        missing = "no Chromium" if program is None else "no chromedriver"
-        if os.environ.get("BSTUNER_REQUIRE_CHROMIUM") == "1":
-            pytest.fail(f"{missing}, but BSTUNER_REQUIRE_CHROMIUM=1")
+    needed = {"Chromium": program, "chromedriver": driver, "selenium": find_spec("selenium")}
+    missing = ", ".join(f"no {name}" for name, found in needed.items() if not found)
+    if missing and os.environ.get("BSTUNER_REQUIRE_CHROMIUM") == "1":
+        pytest.fail(f"{missing}, but BSTUNER_REQUIRE_CHROMIUM=1")
+    if missing:
         pytest.skip(f"{missing} here")
+    from selenium import webdriver  # not above: tests that need no browser do without it
+
     with tempfile.TemporaryDirectory(prefix="bstuner-", ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = program  # without the two paths selenium would download a browser of its own
