@@ -19,24 +19,22 @@ __all__ = ["go_on"]
 
 Hook = Callable[[Trainer, LightningModule], None]
 
-_STARTS = ("on_fit_start", "on_validation_start", "on_test_start", "on_predict_start")
-
 
 def go_on(
     call: Call,
     callback: Callback,
-    tell: Callable[[], dict[str, Any] | None],
+    tell: Callable[[], dict[str, Any]],
     *,
     replaces: tuple[type, ...] = (),
     stays: bool = False,
 ) -> Any:
-    """Do what a script wants of its Trainer, with a callback in it that searches first.
+    """Fit as a script wants it, with a callback in its Trainer that searches first.
 
     Args:
-        call: what the script wants.
+        call: of the Trainer's `fit`.
         callback: what searches; it may be one of the script's own.
-        tell: called after the search, before the training, until it returns the answer as a part of a LightningCLI
-            configuration; None where there is none yet. In every process.
+        tell: called after the search, before the training, in every process; returns the answer as a part of a
+            LightningCLI configuration.
         replaces: kinds of callbacks of the script's own that the callback takes the place of.
         stays: whether the callback is a part of the answer, and stays in the Trainer.
 
@@ -63,28 +61,22 @@ def go_on(
     configs = [each for each in trainer.callbacks if isinstance(each, SaveConfigCallback)]
     aside = [callback, *left_out, *configs]
     trainer.callbacks = [callback, *(each for each in trainer.callbacks if each not in aside)]
-    told = False
 
     def prepare(trainer: Trainer, module: LightningModule) -> None:
         for config in configs:
             _refuse_to_overwrite(trainer, config)
 
-    def tell_once(trainer: Trainer, module: LightningModule) -> None:
-        nonlocal told
-        if told or (overlay := tell()) is None:
-            return
-        told = True
+    def announce(trainer: Trainer, module: LightningModule) -> None:
+        overlay = tell()
         for config in configs:
             _save_with(trainer, module, config, overlay)
 
-    for name in _STARTS:
-        _follow(callback, name, tell_once)
     _follow(callback, "setup", prepare)
+    _follow(callback, "on_fit_start", announce)
     try:
         return call.proceed()
     finally:
-        for name in (*_STARTS, "setup"):
-            del vars(callback)[name]
+        del vars(callback)["setup"], vars(callback)["on_fit_start"]
         if not stays:
             trainer.callbacks = [each for each in trainer.callbacks if each is not callback]
         trainer.callbacks = [*trainer.callbacks, *configs]  # they have saved, once
@@ -117,4 +109,4 @@ def _refuse_to_overwrite(trainer: Trainer, config: SaveConfigCallback) -> None:
 def _save_with(trainer: Trainer, module: LightningModule, config: SaveConfigCallback, overlay: dict[str, Any]) -> None:
     """Save a configuration that starts the training that follows."""
     config.config = config.parser.parse_object(overlay, cfg_base=config.config)
-    config.setup(trainer, module, str(trainer.state.fn.value))  # type: ignore[union-attr]  # set while a run is on
+    config.setup(trainer, module, "fit")

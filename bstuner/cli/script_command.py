@@ -22,7 +22,7 @@ from bstuner.cli.answer import OVERLAY_FILE, Answer, writable
 from bstuner.cli.apply import go_on
 from bstuner.cli.command import Command
 from bstuner.cli.script import METHODS, Call, ScriptRun, rank, run_script
-from bstuner.cli.target import Target, split, target_of
+from bstuner.cli.target import split, target_of
 from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
 from bstuner.report.live import shows_progress
 from bstuner.training._lightning import end_processes
@@ -37,6 +37,8 @@ Tell = Callable[[Found, Trainer, ScriptRun], Answer]
 
 # The options that take no value.
 _FLAGS = ("-h", "--help", "--apply")
+
+_NOTHING_TO_FIND = "bstuner: there was nothing to search for: the values are those of the checkpoint, or your own."
 
 _DATA = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
 
@@ -173,7 +175,8 @@ class ScriptCommand(Command, Generic[Found]):
     def _run(self, options: Namespace, typed: Sequence[str]) -> None:
         target = target_of(options.target)
         if rank() == 0:
-            self._tell_misplaced(target, options)
+            if misplaced := target.misplaced([f"--{option}" for option in vars(options)]):
+                print(f"bstuner: {misplaced} An option of bstuner {self.name} stands in front.", file=sys.stderr)
             self.prepare(options)
 
         def tell(found: Found, trainer: Trainer, run: ScriptRun) -> Answer:
@@ -210,41 +213,24 @@ class ScriptCommand(Command, Generic[Found]):
         """Do what the script calls for, with a search in front of it; what the call returns."""
         trainer = call.trainer
         callback, before = self.searching(trainer, self.settings(options)), self.before(trainer)
-        told = False
 
-        def tell_and_save() -> dict[str, Any] | None:
-            nonlocal told
+        def announce() -> dict[str, Any]:
             result = self.result_of(callback)
             if result is None:
-                return None
-            told, found = True, self.found(result, trainer, before)
+                if trainer.is_global_zero:
+                    print(_NOTHING_TO_FIND, file=sys.stderr)
+                return {}
+            found = self.found(result, trainer, before)
             answer = tell(found, trainer, run)
             if trainer.is_global_zero:
                 self._say_saved(found, answer, options)
                 self._say("Next", "the script goes on with it")
             return answer.overlay
 
-        returned = go_on(call, callback, tell_and_save, replaces=self.replaces, stays=self.stays)
-        if not told and trainer.is_global_zero:
-            print(
-                "bstuner: there was nothing to search for: the values are those of the checkpoint, or your own",
-                file=sys.stderr,
-            )
-        return returned
+        return go_on(call, callback, announce, replaces=self.replaces, stays=self.stays)
 
     def _say_saved(self, found: Found, answer: Answer, options: Namespace) -> None:
         self._say("Saved", f"{', '.join(self.save(answer, found, options))} in {options.output}")
-
-    def _tell_misplaced(self, target: Target, options: Namespace) -> None:
-        """Say which options go to the script, as it may pass over what it does not know."""
-        typed = {word.partition("=")[0] for word in target.arguments}
-        misplaced = [name for name in (f"--{option}" for option in vars(options)) if name in typed]
-        if misplaced:
-            print(
-                f"bstuner: {', '.join(misplaced)} is given to {target.name}, where it stands behind it. An option of "
-                f"bstuner {self.name} stands in front.",
-                file=sys.stderr,
-            )
 
     def save(self, answer: Answer, found: Found, options: Namespace) -> list[str]:
         """Write the files; their names."""

@@ -75,6 +75,11 @@ class Target(ABC):
         named = subcommand is None or subcommand in self.arguments
         return shlex.join([*self.by_hand, *([] if named else [str(subcommand)]), "-c", str(path)])
 
+    def misplaced(self, options: Collection[str]) -> str:
+        """Say which of bstuner's options stand among the arguments: a script may pass over what it does not know."""
+        names = [name for name in dict.fromkeys(word.partition("=")[0] for word in self.arguments) if name in options]
+        return f"{', '.join(names)} is given to {self.name}, where it stands behind it." if names else ""
+
     @contextmanager
     def as_main(self) -> Iterator[None]:
         """The interpreter as Python would have it."""
@@ -145,7 +150,7 @@ class _Configs(Target):
 
     def __init__(self, words: list[str]) -> None:
         self.again = []
-        self.arguments = words if words[0] in SUBCOMMANDS else _with_subcommand(words)
+        self.arguments = words if any(word in SUBCOMMANDS for word in words) else _with_subcommand(words)
         self._program, self._folder = "bstuner", Path().resolve()
 
     @property

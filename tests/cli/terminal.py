@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import re
@@ -26,11 +27,14 @@ class Screen:
 
     def __init__(self) -> None:
         self.lines = [""]
+        self._rest = ""
         self.row = self.column = 0
         self.cursor_shown = True
         self.colours = False
 
     def feed(self, text: str) -> None:
+        # The end of what came may be the beginning of a sequence.
+        text, self._rest = re.fullmatch(r"(.*?)(\x1b(?:\[[?0-9;]*)?)?", self._rest + text, re.DOTALL).groups("")
         place = 0
         while place < len(text):
             sequence = _SEQUENCE.match(text, place)
@@ -75,6 +79,7 @@ class Terminal:
     def __init__(self, command: Sequence[object], folder: Path, *, width: int, height: int = 30, **more: str) -> None:
         self.screen = Screen()
         self.seen: list[str] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.width = width
         self._master, worker = os.openpty()
         self.resize(width, height)
@@ -122,10 +127,10 @@ class Terminal:
 
     def _read(self) -> bool:
         try:
-            # A whole frame, as far as it is there.
-            text = os.read(self._master, 2**16).decode(errors="replace")
+            # Less than a frame, so that none is passed over.
+            text = self._decoder.decode(os.read(self._master, 512))
         except OSError:  # so Linux tells that nobody has it open any more
             return False
         self.screen.feed(text)
         self.seen.append(self.screen.text())
-        return bool(text)
+        return True

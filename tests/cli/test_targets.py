@@ -114,6 +114,7 @@ def configs(folder: Path) -> None:
         ("-c flat.yaml", "fit -c flat.yaml", 4),
         ("fit --config=flat.yaml --trainer.max_epochs 2", "fit --config=flat.yaml --trainer.max_epochs 2", 4),
         ("--config nested.yaml -c more.yaml", "--config nested.yaml fit -c more.yaml", 2),
+        ("-c nested.yaml fit -c more.yaml", "-c nested.yaml fit -c more.yaml", 2),
         ("-c flat.yaml --config=more.yaml --data.batch_size=3", "fit -c flat.yaml --config=more.yaml "
          "--data.batch_size=3", 3),
         ("--config=nested.yaml --data.batch_size=3", "--config=nested.yaml fit --data.batch_size=3", 3),
