@@ -60,7 +60,9 @@ class Model(zoo.Bare):
         return super().training_step(batch, batch_idx)
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.lr)
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+        # It falls, so that there is a growth to plan.
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.25)]
 
 press_in("import")
 try:
