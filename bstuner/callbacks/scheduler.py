@@ -143,8 +143,8 @@ class BatchSizeScheduler(OwnCallback):
                 "BatchSizeScheduler does nothing under fast_dev_run or overfit_batches: all batches are your own."
             )
             return
-        if trainer.limit_train_batches == 0:
-            return
+        if 0 in (trainer.limit_train_batches, trainer.max_epochs, trainer.max_steps):
+            return  # nothing is trained
         self._check_checkpoint(trainer)
         self._plan = self._make_plan(trainer)
         if trainer.is_global_zero and spawns_processes(trainer):

@@ -36,6 +36,11 @@ def test_max_steps_that_never_come_cost_nothing() -> None:
     assert trainer.max_steps == 2 * 10**12
 
 
+@pytest.mark.parametrize("none", [{"epochs": 0}, {"epochs": -1, "max_steps": 0}, {"limit_train_batches": 0}])
+def test_a_fit_that_trains_nothing_ends_as_it_would(none: dict[str, Any]) -> None:
+    assert fit(growing(), scheduler(), **none).global_step == 0
+
+
 @pytest.mark.parametrize("plan", [None, "0:4 1ep:53"])
 def test_no_epoch_ends_with_one_sample_which_batch_norm_refuses(plan: str | None) -> None:
     class Normed(Grower):
