@@ -167,8 +167,7 @@ class ScriptCommand(Command, Generic[Found]):
             if rank() == 0 or isinstance(error, (PeerLost, ScriptError)):
                 raise
         except (KeyboardInterrupt, SystemExit) as ended:
-            interrupt = ended if isinstance(ended, KeyboardInterrupt) else ended.__context__
-            if rank() != 0 and isinstance(interrupt, KeyboardInterrupt):
+            if rank() != 0 and (interrupt := _interrupt_of(ended)):
                 interrupt.args = ("",)  # that of rank 0 says so
             raise
 
@@ -194,7 +193,7 @@ class ScriptCommand(Command, Generic[Found]):
         run = run_script(target, action, again, methods, goes_on=options.apply)
         if rank() == 0 and not options.apply:
             found, answer = run.result
-            self._say_saved(found, answer, options)
+            self._save(found, answer, options)
             for place, step in enumerate(answer.steps):
                 self._say("" if place else "Next", step)
 
@@ -213,8 +212,10 @@ class ScriptCommand(Command, Generic[Found]):
         """Do what the script calls for, with a search in front of it; what the call returns."""
         trainer = call.trainer
         callback, before = self.searching(trainer, self.settings(options)), self.before(trainer)
+        saved = ""
 
         def announce() -> dict[str, Any]:
+            nonlocal saved
             result = self.result_of(callback)
             if result is None:
                 if trainer.is_global_zero:
@@ -223,14 +224,22 @@ class ScriptCommand(Command, Generic[Found]):
             found = self.found(result, trainer, before)
             answer = tell(found, trainer, run)
             if trainer.is_global_zero:
-                self._say_saved(found, answer, options)
+                saved = self._save(found, answer, options)
                 self._say("Next", "the script goes on with it")
             return answer.overlay
 
-        return go_on(call, callback, announce, replaces=self.replaces, stays=self.stays)
+        try:
+            return go_on(call, callback, announce, replaces=self.replaces, stays=self.stays)
+        except (KeyboardInterrupt, SystemExit) as ended:
+            if saved and (interrupt := _interrupt_of(ended)):
+                interrupt.args = (f"interrupted behind the search, whose answer is kept: {saved}",)
+            raise
 
-    def _say_saved(self, found: Found, answer: Answer, options: Namespace) -> None:
-        self._say("Saved", f"{', '.join(self.save(answer, found, options))} in {options.output}")
+    def _save(self, found: Found, answer: Answer, options: Namespace) -> str:
+        """Write the files, and say which; their names and where they are."""
+        saved = f"{', '.join(self.save(answer, found, options))} in {options.output}"
+        self._say("Saved", saved)
+        return saved
 
     def save(self, answer: Answer, found: Found, options: Namespace) -> list[str]:
         """Write the files; their names."""
@@ -238,3 +247,9 @@ class ScriptCommand(Command, Generic[Found]):
 
     def _say(self, label: str, words: str) -> None:
         print(f"{label:<{self.label_width}}{words}")
+
+
+def _interrupt_of(ended: KeyboardInterrupt | SystemExit) -> KeyboardInterrupt | None:
+    """What has ended a run, if it was Ctrl-C: Lightning makes an exit of it."""
+    cause = ended if isinstance(ended, KeyboardInterrupt) else ended.__context__
+    return cause if isinstance(cause, KeyboardInterrupt) else None
