@@ -20,12 +20,14 @@ from bstuner.device.limit import parse_bytes
 from bstuner.errors import SettingRefused
 from bstuner.report.live import SearchDisplay, shows_progress
 from bstuner.training._lightning import end_run_early, log_step, spawns_processes
+from bstuner.training.earlier_loaders import EarlierLoaders
 from bstuner.training.find import find_largest
 from bstuner.training.growing_fit import GrowingFit
 from bstuner.training.growth_plan import GrowthPlanner
 from bstuner.training.lr_at_step import lr_at_last_step
 from bstuner.training.placement import plans_accumulation
 from bstuner.training.planned_fit import PlannedFit
+from bstuner.training.random_state import RandomState
 from bstuner.training.rehearsal import OwnCallback
 from bstuner.training.run_plan import RunPlan
 from bstuner.training.session import FindSettings
@@ -112,6 +114,7 @@ class BatchSizeScheduler(OwnCallback):
         self.search_only = False
         self._plan: RunPlan | None = None
         self._fit: GrowingFit | None = None
+        self._earlier: EarlierLoaders | None = None
         self._mailbox = Mailbox()
         self._resumed: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
@@ -135,9 +138,11 @@ class BatchSizeScheduler(OwnCallback):
             others = [callback for callback in trainer.callbacks if callback is not self]
             searches = [callback for callback in others if isinstance(callback, OwnCallback)]
             trainer.callbacks = [*searches, self, *(other for other in others if other not in searches)]
+            self._earlier = EarlierLoaders(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan the fit, and put the plan in place before the loaders are made."""
+        drawn = self._end_notes()
         if trainer.fast_dev_run or trainer.overfit_batches:
             rank_zero_warn(
                 "BatchSizeScheduler does nothing under fast_dev_run or overfit_batches: all batches are your own."
@@ -155,7 +160,7 @@ class BatchSizeScheduler(OwnCallback):
         if self._resumed:
             self._refuse_another_plan(trainer, self._plan.with_cuts(self._resumed["cuts"]))
         kind = StreamedFit if self._plan.streams else PlannedFit
-        fit: GrowingFit = kind(trainer, self._plan, self._resumed)
+        fit: GrowingFit = kind(trainer, self._plan, self._resumed, None if self._resumed else drawn)
         if fit.resumes_within_a_step:
             rank_zero_warn(
                 "The checkpoint was saved between two batches of one optimizer step: the gradients of those before it "
@@ -169,6 +174,10 @@ class BatchSizeScheduler(OwnCallback):
             rank_zero_info(remark)
         self._fit = fit
         fit.install()
+
+    def _end_notes(self) -> RandomState | None:
+        earlier, self._earlier = self._earlier, None
+        return None if earlier is None else earlier.end()
 
     def _make_plan(self, trainer: Trainer) -> RunPlan:
         planner = GrowthPlanner(trainer, self.settings)
@@ -269,6 +278,7 @@ class BatchSizeScheduler(OwnCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing behind in the Trainer."""
+        self._end_notes()
         if self._fit is not None:
             self._fit.put_back()
             self._plan, self._fit = self._fit.plan, None

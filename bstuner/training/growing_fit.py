@@ -20,6 +20,7 @@ from bstuner.training._lightning import (
 from bstuner.training.lr_at_step import LRAtStep
 from bstuner.training.nominal_schedulers import NominalSchedulers
 from bstuner.training.planned_data import PlannedData
+from bstuner.training.random_state import RandomState
 from bstuner.training.run_plan import RunPlan
 from bstuner.training.trainer_answers import TrainerAnswers
 from bstuner.training.validation_clock import ValidationClock
@@ -37,6 +38,7 @@ class GrowingFit(ABC):
         trainer: a Trainer in `on_fit_start`.
         plan: its batches.
         saved: what a checkpoint holds of the fit that goes on, as `state` told it; empty for a fit from its beginning.
+        drawn: the random generators before the loaders were made that the planned ones are to replace.
 
     Attributes:
         plan: the plan as it is now; a scheduler that waits for a metric may have changed it.
@@ -48,7 +50,9 @@ class GrowingFit(ABC):
     step: PlannedStep
     _data: PlannedData
 
-    def __init__(self, trainer: Trainer, plan: RunPlan, saved: dict[str, Any]) -> None:
+    def __init__(
+        self, trainer: Trainer, plan: RunPlan, saved: dict[str, Any], drawn: RandomState | None = None
+    ) -> None:
         self._trainer = trainer
         self._first_plan = plan
         self._cuts: list[tuple[int, float]] = [(step, share) for step, share in saved.get("cuts", [])]
@@ -68,6 +72,8 @@ class GrowingFit(ABC):
         )
         self._at_step = LRAtStep(lambda lr: lr * self.step.lr_factor)
         self._undo: list[Callable[[], None]] = []
+        self._drawn = drawn
+        self._now: RandomState | None = None
 
     # --- the fit begins and ends
 
@@ -97,9 +103,19 @@ class GrowingFit(ABC):
     def train_starts(self) -> None:
         """The loaders exist, and Lightning's counters are those of the checkpoint, if there is one."""
 
-    def _loaders(self, users: Any) -> Any:
+    def _loaders(self, users: Callable[[], Any]) -> Any:
         """What to train on in the place of the user's loaders."""
-        return self._data.loaders(users)
+        if self._drawn is not None:
+            self._now = RandomState()
+            self._drawn.restore()
+            self._drawn = None
+        return self._data.loaders(users())
+
+    def _forget_draws(self) -> None:
+        """Go on with the random numbers that follow, where loaders were made with those of earlier ones."""
+        if self._now is not None:
+            self._now.restore()
+            self._now = None
 
     @abstractmethod
     def _set_step_limits(self) -> None:

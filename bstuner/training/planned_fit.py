@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -19,6 +20,7 @@ from bstuner.training._lightning import (
 )
 from bstuner.training.growing_fit import GrowingFit
 from bstuner.training.planned_data import PlannedData
+from bstuner.training.random_state import RandomState
 from bstuner.training.run_plan import RunPlan
 
 __all__ = ["PlannedFit"]
@@ -31,11 +33,14 @@ class PlannedFit(GrowingFit):
         trainer: a Trainer in `on_fit_start`.
         plan: its batches.
         saved: what a checkpoint holds of the fit that goes on, as `state` told it; empty for a fit from its beginning.
+        drawn: the random generators before the loaders were made that the planned ones are to replace.
 
     """
 
-    def __init__(self, trainer: Trainer, plan: RunPlan, saved: dict[str, Any]) -> None:
-        super().__init__(trainer, plan, saved)
+    def __init__(
+        self, trainer: Trainer, plan: RunPlan, saved: dict[str, Any], drawn: RandomState | None = None
+    ) -> None:
+        super().__init__(trainer, plan, saved, drawn)
         self._planned: tuple[int, RunPlan, EpochPlan] | None = None  # the last epoch that was asked for
         self._data = PlannedData(trainer, lambda epoch: self._epoch_plan(epoch).sizes(), saved)
         self._clock.refuse_a_long_interval()
@@ -43,6 +48,7 @@ class PlannedFit(GrowingFit):
     def train_starts(self) -> None:
         """The loaders exist, and Lightning's counters are those of the checkpoint, if there is one."""
         trainer = self._trainer
+        self._forget_draws()
         self._at_step.watch(trainer.optimizers)
         self._clock.put_back()
         self._clock.announce(False, 0)
@@ -103,7 +109,7 @@ class PlannedFit(GrowingFit):
         step = self._epoch_plan(self._saved["epoch"]).step_of(batches - 1)
         return bool(batches != step.first_batch + len(step.micros))
 
-    def _loaders(self, users: Any) -> Any:
+    def _loaders(self, users: Callable[[], Any]) -> Any:
         self._clock.forget_lengths()
         return super()._loaders(users)
 

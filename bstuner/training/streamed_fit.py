@@ -22,6 +22,7 @@ from bstuner.training._lightning import (
     set_step_limits,
 )
 from bstuner.training.growing_fit import GrowingFit
+from bstuner.training.random_state import RandomState
 from bstuner.training.run_plan import RunPlan
 from bstuner.training.strategy import replicas
 from bstuner.training.streamed_data import StreamedData
@@ -39,13 +40,16 @@ class StreamedFit(GrowingFit):
         trainer: a Trainer in `on_fit_start`.
         plan: its batches.
         saved: what a checkpoint holds of the fit that goes on, as `state` told it; empty for a fit from its beginning.
+        drawn: the random generators before the loaders were made that the planned ones are to replace.
 
     """
 
     _data: StreamedData
 
-    def __init__(self, trainer: Trainer, plan: RunPlan, saved: dict[str, Any]) -> None:
-        super().__init__(trainer, plan, saved)
+    def __init__(
+        self, trainer: Trainer, plan: RunPlan, saved: dict[str, Any], drawn: RandomState | None = None
+    ) -> None:
+        super().__init__(trainer, plan, saved, drawn)
         self._seen = self._epoch_start = saved.get("samples", 0)  # before the step that is being taken
         self._since = 0  # of the batches whose gradients wait for a step
         self._steps = 0
@@ -54,6 +58,7 @@ class StreamedFit(GrowingFit):
     def train_starts(self) -> None:
         """The loaders exist, and Lightning's counters are those of the checkpoint, if there is one."""
         trainer = self._trainer
+        self._forget_draws()
         self._at_step.watch(trainer.optimizers)
         self._steps = trainer.global_step
         if self._saved:

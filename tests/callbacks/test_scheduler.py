@@ -160,6 +160,26 @@ def test_a_fit_whose_batch_never_grows_is_the_fit_without() -> None:
         assert torch.equal(one, other)
 
 
+class AsksForSteps(Grower):
+    """Needs the loaders in `configure_optimizers`, as many a schedule does."""
+
+    def configure_optimizers(self) -> Any:
+        assert self.trainer.estimated_stepping_batches
+        return super().configure_optimizers()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders_that_were_made_before_the_plan_leave_the_order_as_it_is(workers: int) -> None:
+    models = [AsksForSteps(halves(10), length=60, batch_size=4, num_workers=workers) for _ in "ab"]
+    for model, callbacks in zip(models, ([], [scheduler("0:4 2ep:8")]), strict=True):
+        L.seed_everything(3)
+        fit(model, *callbacks, epochs=3)
+    assert models[1].sizes(2) == [8] * 7 + [4]
+    orders = [[number for *_, numbers in model.batches for number in numbers] for model in models]
+    assert orders[0] == orders[1]
+    each_once(models[1], 60)
+
+
 def test_a_larger_batch_in_one_piece_or_accumulated_is_the_same_step() -> None:
     class Dry(Grower):
         def __init__(self) -> None:

@@ -370,7 +370,9 @@ def test_a_substituted_source_is_what_the_fit_trains_on() -> None:
 
     class Substitutes(L.Callback):
         def on_fit_start(self, trainer: L.Trainer, *_: Any) -> None:
-            self.take_back = _lightning.substitute_train_loaders(trainer, lambda loaders: seen.append(loaders) or other)
+            self.take_back = _lightning.substitute_train_loaders(
+                trainer, lambda loaders: seen.append(loaders()) or other
+            )
 
         def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
             assert trainer.train_dataloader is other

@@ -102,7 +102,7 @@ def _resize_rebuilt(loader: Any, size: int) -> None:
 class _SubstitutedSource:
     """A source of loaders that changes what the user's source gives."""
 
-    def __init__(self, source: Any, change: Callable[[Any], Any]) -> None:
+    def __init__(self, source: Any, change: Callable[[Callable[[], Any]], Any]) -> None:
         self._source = source
         self._change = change
 
@@ -110,15 +110,16 @@ class _SubstitutedSource:
         return getattr(vars(self)["_source"], name)
 
     def dataloader(self) -> Any:
-        return self._change(self._source.dataloader())
+        return self._change(self._source.dataloader)
 
 
-def substitute_train_loaders(trainer: Trainer, change: Callable[[Any], Any]) -> Callable[[], None]:
+def substitute_train_loaders(trainer: Trainer, change: Callable[[Callable[[], Any]], Any]) -> Callable[[], None]:
     """Have the fit train on other loaders than the user's; what is returned takes that back.
 
     Args:
         trainer: the Trainer of the run.
-        change: makes the loaders to train on from what the user passed or what the user's hook returns.
+        change: makes the loaders to train on; it is given a function that returns what the user passed, or what the
+            user's hook returns.
 
     """
     loop = trainer.fit_loop
@@ -135,6 +136,11 @@ def substitute_train_loaders(trainer: Trainer, change: Callable[[Any], Any]) -> 
 def combination_mode(loaders: CombinedLoader) -> str:
     """How a CombinedLoader combines its loaders: "min_size", "max_size", "max_size_cycle" or "sequential"."""
     return str(loaders._mode)  # kept nowhere public
+
+
+def has_loaders(trainer: Trainer) -> bool:
+    """Whether a fit has its training loaders already, since `estimated_stepping_batches` has been asked for perhaps."""
+    return trainer.fit_loop._combined_loader is not None  # the public properties would make them
 
 
 def forget_loaders(trainer: Trainer) -> None:
