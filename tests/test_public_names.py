@@ -10,7 +10,7 @@ from pathlib import Path
 import bstuner
 
 PACKAGE = Path(bstuner.__file__).parent
-FLOORS = ["core", "device", "training", "study", "report", "callbacks", "cli"]
+FLOORS = ["core", "device", "training", "study", "report", "dashboards", "callbacks", "cli"]
 
 
 def test_the_public_names() -> None:

@@ -22,9 +22,9 @@ from optuna.storages import BaseStorage
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core.result import FindResult
 from bstuner.core.tune_result import TuneResult
+from bstuner.dashboards.publish import artifacts_folder
+from bstuner.dashboards.publisher import Publisher
 from bstuner.errors import StorageUnusable
-from bstuner.report.dashboards import artifacts_folder
-from bstuner.report.publisher import Publisher
 from bstuner.report.tuning import TuningDisplay
 from bstuner.study.findings import write_environment, write_find, write_search
 from bstuner.study.search import tune

@@ -28,10 +28,10 @@ from bstuner.core.result import FindResult
 from bstuner.core.scaling import Rule
 from bstuner.core.trial import Mode
 from bstuner.core.tune_result import Objective, TuneResult
+from bstuner.dashboards.publisher import Publisher
 from bstuner.device.limit import parse_bytes
 from bstuner.errors import SettingRefused
 from bstuner.report.live import SearchDisplay, shows_progress
-from bstuner.report.publisher import Publisher
 from bstuner.report.schedule_record import plan_for_study
 from bstuner.report.tuning import TuningDisplay
 from bstuner.study.findings import write_answer, write_growth

@@ -18,8 +18,8 @@ from bstuner.cli.command import Command
 from bstuner.cli.dashboard_server import HOST, App, open_server
 from bstuner.cli.dashboard_store import FoldersOfArtifacts
 from bstuner.cli.studies import existing_storage, our_studies, pick_study
+from bstuner.dashboards.publish import FOLDER_ATTRIBUTE, artifacts_folder, is_published, publish
 from bstuner.errors import InvalidSetting
-from bstuner.report.dashboards import FOLDER_ATTRIBUTE, artifacts_folder, is_published, publish
 from bstuner.study.storage import storage_in_words
 
 __all__ = ["COMMAND", "Dashboard"]

@@ -26,7 +26,7 @@ from studies import FACTS, searched
 from bstuner.cli.dashboard import _app, _bring_up_to_date
 from bstuner.cli.dashboard_server import HOST
 from bstuner.cli.studies import existing_storage, our_studies
-from bstuner.report.dashboards import is_published
+from bstuner.dashboards.publish import is_published
 from bstuner.study.store import open_study
 
 

@@ -20,6 +20,7 @@ from optuna.storages import InMemoryStorage
 from plotly.graph_objects import Figure
 
 from bstuner.core.result import FindResult
+from bstuner.dashboards.note import note
 from bstuner.report.figures import (
     curves_figure,
     front_figure,
@@ -28,7 +29,6 @@ from bstuner.report.figures import (
     throughput_figure,
     trials_figure,
 )
-from bstuner.report.note import note
 from bstuner.study.apart import set_system_attributes
 from bstuner.study.findings import Findings
 from bstuner.study.storage import storage_file, storage_in_words

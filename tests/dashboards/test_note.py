@@ -9,8 +9,8 @@ from formula_runner import FormulaRunner
 from optuna.storages import InMemoryStorage
 from studies import FACTS, FIND, searched
 
+from bstuner.dashboards.note import note
 from bstuner.errors import BaselineFailed
-from bstuner.report.note import note
 from bstuner.report.verdict import verdict
 from bstuner.study.findings import Findings, write_find, write_search
 from bstuner.study.store import StudyFacts, open_study

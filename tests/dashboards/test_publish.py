@@ -25,7 +25,7 @@ from studies import FACTS, FIND, searched
 
 from bstuner.cli.dashboard import _app
 from bstuner.cli.studies import existing_storage, our_studies, pick_study
-from bstuner.report.dashboards import FOLDER_ATTRIBUTE, artifacts_folder, changes, is_published, publish
+from bstuner.dashboards.publish import FOLDER_ATTRIBUTE, artifacts_folder, changes, is_published, publish
 from bstuner.study.apart import keep_apart
 
 FIGURES = {"memory-vs-batch", "throughput-vs-batch", "trials", "curves"}

@@ -8,7 +8,7 @@ from optuna import Study
 
 from bstuner.core.trial import Mark, TrialRequest
 from bstuner.core.tune_result import Role, TrialSummary, TuningObserver
-from bstuner.report.dashboards import publish
+from bstuner.dashboards.publish import publish
 
 __all__ = ["Publisher"]
 

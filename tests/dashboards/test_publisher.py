@@ -10,7 +10,7 @@ from optuna.storages import InMemoryStorage
 from studies import FACTS, FIND
 
 from bstuner.core.tune_result import TuneResult
-from bstuner.report.publisher import Publisher
+from bstuner.dashboards.publisher import Publisher
 from bstuner.study.apart import kept_apart
 from bstuner.study.findings import write_find
 from bstuner.study.search import tune
