@@ -28,7 +28,7 @@ demo-tune: .venv/.examples  ## find the batch size and learning rate that train 
 	$(BIN)/bstuner tune examples/digits.py
 
 test: .venv/.test  ## run the tests and the examples in the docstrings
-	$(BIN)/python -m pytest -n 2 --doctest-modules tests bstuner $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules tests bstuner $(ARGS)
 
 lint: .venv/.lint  ## check style, format and types
 	$(BIN)/ruff check .
