@@ -41,6 +41,7 @@ class Answer:
         snippet: the lines of Python that set it, for a script of another kind; empty where there is nothing to set.
         steps: what to do now, in words.
         file: name of the file for the result.
+        see: the command that shows more of it; empty where there is none.
 
     """
 
@@ -49,6 +50,7 @@ class Answer:
     snippet: str
     steps: Sequence[str]
     file: str = RESULT_FILE
+    see: str = ""
 
     def save(self, folder: Path) -> list[str]:
         """Write the files; their names."""

@@ -239,6 +239,8 @@ class ScriptCommand(Command, Generic[Found]):
         """Write the files, and say which; their names and where they are."""
         saved = f"{', '.join(self.save(answer, found, options))} in {options.output}"
         self._say("Saved", saved)
+        if answer.see:
+            self._say("See", answer.see)
         return saved
 
     def save(self, answer: Answer, found: Found, options: Namespace) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
@@ -18,7 +20,7 @@ from bstuner.core.tune_result import TuneResult
 from bstuner.errors import InvalidSetting
 from bstuner.report.snippet import python_snippet
 from bstuner.report.tune_summary import tune_summary
-from bstuner.study.storage import open_storage, storage_in_words
+from bstuner.study.storage import DEFAULT_FILE, open_storage, storage_in_words
 
 __all__ = ["COMMAND", "Tune"]
 
@@ -96,10 +98,18 @@ postgresql://..., on many.
         """The pair, where it goes, and what goes with it."""
         part = _overlay(run, options.batch_arg_name, found)
         overlay = part.content if part else {}
-        return Answer(found.result.as_dict(), overlay, _snippet(found.result), _steps(found, part, with_overlay))
+        steps = _steps(found, part, with_overlay)
+        return Answer(found.result.as_dict(), overlay, _snippet(found.result), steps, see=_report(found.result))
 
 
 COMMAND = Tune()
+
+
+def _report(result: TuneResult) -> str:
+    """The command that shows the study."""
+    by_default = result.storage == str(Path.cwd() / DEFAULT_FILE)
+    command = ["bstuner", "report", *([] if by_default else ["--storage", result.storage])]
+    return shlex.join(command)
 
 
 class _Part(NamedTuple):

@@ -102,6 +102,7 @@ def test_the_overlay_gives_exactly_these_values(
     done = bstuner("tune", *LARGEST, "--n_trials", 3, "--seed", 3, "main.py", "fit", "-c", "config.yaml", *more)
     assert done.returncode == 0, done.stderr
     assert "told" not in done.stdout
+    assert "See        bstuner report\n" in done.stdout
     answer, (command,) = result(tmp_path), next_steps(done.stdout)
     reference = answer["reference_batch_size"]
     assert answer["batch_size"] > reference, "or there is nothing to see here"
@@ -144,6 +145,10 @@ def test_an_unmodified_script(tmp_path: Path, bstuner: Command) -> None:
     changes = not next_steps(done.stdout)[0].startswith("train as you did")
     saved = "bstuner-result.json, bstuner-snippet.py" if changes else "bstuner-result.json"
     assert f"Saved      {saved} in {tmp_path / 'made' / 'for' / 'it'}" in done.stdout
+    assert "See        bstuner report --storage sqlite:///trials.db" in done.stdout
+    shown = bstuner("report", "--storage", "sqlite:///trials.db")
+    assert shown.returncode == 0, shown.stderr
+    assert answer["study_name"] in (tmp_path / "bstuner-report.html").read_text()
     assert "Epoch" not in done.stdout + done.stderr, "nothing is trained"
     if changes:
         assert f"set Classifier.lr to {answer['lr']!r}" in next_steps(done.stdout)
