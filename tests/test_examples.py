@@ -66,6 +66,8 @@ def test_an_example_is_tuned_as_it_is(
     script: str, monitor: str, holders: tuple[str, str], reference: tuple[int, float], rule: str, steps: int
 ) -> None:
     limits = ["--n_trials", 1, "--trial_budget", 22 * reference[0], "--max_val", reference[0]]
+    earlier = Path("bstuner-snippet.py")
+    earlier.write_text("batch_size = 64\n")
     shown = run("-m", "bstuner", "tune", "--monitor", monitor, *limits, EXAMPLES / script, "--epochs", 1)
 
     told = answer()
@@ -75,6 +77,8 @@ def test_an_example_is_tuned_as_it_is(
     assert told["baseline"]["steps"] == steps
     assert told["warnings"] == []
     assert "your own settings" in shown
+    assert "Old        bstuner-snippet.py is of an earlier answer" in shown
+    assert earlier.read_text() == "batch_size = 64\n"
 
 
 def test_the_command_line_program_trains_with_what_was_found_in_its_configuration() -> None:

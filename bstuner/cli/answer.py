@@ -63,6 +63,10 @@ class Answer:
             return [self.file, SNIPPET_FILE]
         return [self.file]
 
+    def outdated(self, folder: Path, saved: list[str]) -> list[str]:
+        """The names of files for an answer that are of an earlier one: they stay, for they may be in use."""
+        return [name for name in (OVERLAY_FILE, SNIPPET_FILE) if name not in saved and (folder / name).exists()]
+
 
 class Overlay:
     """The part of a LightningCLI configuration that sets an answer.

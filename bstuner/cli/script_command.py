@@ -237,8 +237,11 @@ class ScriptCommand(Command, Generic[Found]):
 
     def _save(self, found: Found, answer: Answer, options: Namespace) -> str:
         """Write the files, and say which; their names and where they are."""
-        saved = f"{', '.join(self.save(answer, found, options))} in {options.output}"
+        names = self.save(answer, found, options)
+        saved = f"{', '.join(names)} in {options.output}"
         self._say("Saved", saved)
+        for name in answer.outdated(options.output, names):
+            self._say("Old", f"{name} is of an earlier answer")
         if answer.see:
             self._say("See", answer.see)
         return saved
