@@ -15,7 +15,7 @@ from postgres import Server, postgresql_server
 # Several test processes share the cores: one thread each is fastest, and sums come out in one order.
 torch.set_num_threads(1)
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-# A shell that starts the tests in the background has them ignore Ctrl-C, and with them the programs that they interrupt.
+# Started in the background by a shell, the tests ignore Ctrl-C, and so would the programs that they interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
