@@ -296,7 +296,7 @@ def _refuse_what_contradicts(trainer: Trainer) -> None:
     if not trainer.lightning_module.automatic_optimization:
         raise SettingRefused(
             "Expected automatic optimization, found a module that steps its optimizers itself: BatchSizeScheduler "
-            "cannot tell which batches make a step. Leave the callback out, or train with automatic optimization."
+            "cannot tell which batches make a step. Train with automatic optimization, or without a growing batch."
         )
     if plans_accumulation(trainer):
         raise SettingRefused(

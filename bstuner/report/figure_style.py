@@ -101,7 +101,9 @@ def log_axis(title: str, values: Iterable[float]) -> dict[str, Any]:
         values: The numbers.
     """
     known = list(values)
-    low, high = min(known) / 1.6, max(known) * 1.6
+    # A ring and a name below the lowest point, or above the highest, take a seventh of a low figure.
+    room = max(1.6, (max(known) / min(known)) ** 0.2)
+    low, high = min(known) / room, max(known) * room
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in ((1, 2, 5), (1,)):

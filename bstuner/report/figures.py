@@ -192,7 +192,8 @@ def _curve(
 ) -> go.Scatter:
     x = [None if mark is None else getattr(mark, against) for mark in marks]
     y = [None if mark is None else mark.metric for mark in marks]
-    return points(name, x, y, hover, mode="lines", line=shape)
+    dots = {"size": 2 * shape["width"], "color": shape["color"]}  # a trial with one validation has no line
+    return points(name, x, y, hover, mode="lines+markers", line=shape, marker=dots)
 
 
 def _curve_words(trial: TrialSummary, monitor: str) -> Iterator[str]:

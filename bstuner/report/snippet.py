@@ -28,7 +28,9 @@ def python_snippet(
     >>> print(python_snippet(256, 2, 0.0064, "Digits.batch_size", "Digits.lr", also=["max_steps: 400 -> 25"]))
     batch_size = 256  # Digits.batch_size
     lr = 0.0064  # Digits.lr
-    trainer = L.Trainer(accumulate_grad_batches=2)  # beside your own arguments
+    trainer = L.Trainer(  # beside your own arguments
+        accumulate_grad_batches=2,
+    )
     # and change max_steps: 400 -> 25
 
     Args:
@@ -43,11 +45,12 @@ def python_snippet(
     lines = [f"batch_size = {batch}  # {_line(holder)}"]
     if lr is not None:
         lines.append(f"lr = {lr!r}  # {_line(lr_holder)}")
-    arguments = [f"accumulate_grad_batches={accumulate}"]
+    # Short lines: a dashboard makes its page as wide as the longest one.
+    arguments = [f"    accumulate_grad_batches={accumulate},"]
     if warmup is not None:
         lines.insert(0, "from bstuner import LearningRateWarmup\n")
-        arguments.append(f"callbacks=[LearningRateWarmup(samples={warmup[0]}, start_factor={warmup[1]!r})]")
-    lines.append(f"trainer = L.Trainer({', '.join(arguments)})  # beside your own arguments")
+        arguments.append(f"    callbacks=[LearningRateWarmup(samples={warmup[0]}, start_factor={warmup[1]!r})],")
+    lines += ["trainer = L.Trainer(  # beside your own arguments", *arguments, ")"]
     return "\n".join([*lines, *(f"# and change {_line(change)}" for change in also)])
 
 

@@ -136,6 +136,23 @@ def test_the_curves_are_those_of_the_trials(findings: Findings) -> None:
     assert by_time["best"].x == tuple(mark.seconds for mark in result.best.curve)
 
 
+def test_a_curve_of_one_validation_is_seen(findings: Findings) -> None:
+    result = findings.result
+    assert result is not None
+    short = replace(result.best, curve=result.best.curve[-1:])
+    drawn = traces(curves_figure(replace(findings, result=replace(result, best=short))))
+    assert len(drawn["best"].x) == 1
+    assert {trace.mode for trace in drawn.values()} == {"lines+markers"}
+
+
+def test_there_is_room_for_a_name_below_the_lowest_trial_and_above_the_highest(findings: Findings) -> None:
+    figure = trials_figure(findings)
+    assert figure is not None
+    low, high = figure.layout.yaxis.range
+    places = [math.log10(trial.lr) for trial in findings.trials]
+    assert min(min(places) - low, high - max(places)) / (high - low) > 0.14  # of 240 pixels in a dashboard: 33
+
+
 @pytest.mark.parametrize("plan", [STEPS, PROCESSES, MANY, ENDLESS, CONSTANT, STREAM, STREAM_WITHOUT_END])
 def test_a_growth_plan_is_drawn_as_it_is_planned(plan: RunPlan, findings: Findings) -> None:
     kept = json.dumps(plan_for_study(plan))

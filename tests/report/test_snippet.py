@@ -19,8 +19,16 @@ def test_the_python_is_python_and_imports_what_it_uses() -> None:
     assert ast.literal_eval(values["batch_size"]) == 64
     assert ast.literal_eval(values["lr"]) == 0.00625
     assert "from bstuner import LearningRateWarmup" in text
-    assert "accumulate_grad_batches=4, callbacks=[LearningRateWarmup(samples=4915, start_factor=0.25)]" in text
+    assert isinstance(values["trainer"], ast.Call)
+    arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in values["trainer"].keywords}
+    assert arguments["accumulate_grad_batches"] == "4"
+    assert arguments["callbacks"] == "[LearningRateWarmup(samples=4915, start_factor=0.25)]"
     assert text.endswith("# and change max_steps: 400 -> 25")
+
+
+def test_no_line_of_the_python_is_wider_than_a_page() -> None:
+    text = python_snippet(64, 4, 0.18207291247306806, *PLACES, warmup=(123_456_789, 0.05492305178278062))
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_the_yaml_puts_each_setting_where_its_owner_is() -> None:
