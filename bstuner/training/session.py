@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -25,6 +24,7 @@ from bstuner.training.garbage import short_collections
 from bstuner.training.locate import locate_batching
 from bstuner.training.probe import Prober
 from bstuner.training.probe_data import ProbeData
+from bstuner.training.quiet import quiet
 from bstuner.training.state import FrozenFit
 from bstuner.training.strategy import unwrap, wrap
 from bstuner.training.together import run_on_all
@@ -227,8 +227,7 @@ def open_session(
 
     """
     session = Session(trainer, stage, settings, observer, fresh)
-    with short_collections(), session.compilation, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the user's code says of a few made-up batches is noise
+    with short_collections(), session.compilation, quiet():
         try:
             yield session
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +30,7 @@ from bstuner.training.garbage import short_collections
 from bstuner.training.horizon import Horizon, horizon_of
 from bstuner.training.learning_rate import LearningRate
 from bstuner.training.placement import Placement
+from bstuner.training.quiet import quiet
 from bstuner.training.session import passed_loaders
 from bstuner.training.settings_in_place import SettingsInPlace
 from bstuner.training.state import FrozenFit, FrozenStart
@@ -105,8 +105,7 @@ def open_trials(
     warms_up = _warms_up(trainer)
     device = trainer.strategy.root_device
     memory = memory_of(device, settings.memory_limit, frozen.tensors, sharers=peers.sharers(name_on_host(device)))
-    with short_collections(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the training that follows says it all again, once
+    with short_collections(), quiet():
         try:
             opened: list[tuple[SettingsInPlace, int | None]] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -315,6 +316,24 @@ def test_a_stream_without_length_is_trained_on_by_steps() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert rates[16] == pytest.approx(0.05)
     assert rates[31] == pytest.approx(0.1 * (1 + math.cos(math.pi * 62 / 64)) / 2)
+
+
+def test_what_lightning_tells_of_its_steps_is_not_heard_of_trials(caplog: pytest.LogCaptureFixture) -> None:
+    class Cosine(Learner):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+            steps = int(self.trainer.estimated_stepping_batches)  # loads the data, and says so
+            return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)]
+
+    def use(trials: Trials) -> None:
+        heard = len(caplog.messages)
+        assert "stepping batches" in caplog.text, "of the fit"
+        run(trials, 8)
+        run(trials, 16)
+        assert len(caplog.messages) == heard
+
+    with caplog.at_level(logging.INFO):
+        fit(Cosine(), use)
 
 
 def test_a_schedule_that_waits_for_a_metric_is_stepped_at_each_validation() -> None:
