@@ -192,7 +192,7 @@ def _curve(
 ) -> go.Scatter:
     x = [None if mark is None else getattr(mark, against) for mark in marks]
     y = [None if mark is None else mark.metric for mark in marks]
-    dots = {"size": 2 * shape["width"], "color": shape["color"]}  # a trial with one validation has no line
+    dots = {"size": max(4.0, 2 * shape["width"]), "color": shape["color"]}  # one validation makes no line
     return points(name, x, y, hover, mode="lines+markers", line=shape, marker=dots)
 
 
