@@ -18,6 +18,8 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 # Started in the background by a shell, the tests ignore Ctrl-C, and so would the programs that they interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Several files have this name, and none holds an example that `--doctest-modules` could run.
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
