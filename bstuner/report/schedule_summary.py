@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bstuner.core.batch_plan import Stretch
+from bstuner.core.epoch_plan import Stretch
 from bstuner.core.growth import phase_at
 from bstuner.core.layout import BatchLayout
 from bstuner.report.tune_summary import format_lr

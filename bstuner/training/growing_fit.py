@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import distributed
 
-from bstuner.core.batch_plan import PlannedStep
+from bstuner.core.epoch_plan import PlannedStep
 from bstuner.training._lightning import (
     forget_loaders,
     last_reload,

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from bstuner.core.batch_plan import EpochPlan
+from bstuner.core.epoch_plan import EpochPlan
 from bstuner.training._lightning import (
     begin_epoch_in_full,
     end_epoch_in_full,

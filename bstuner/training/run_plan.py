@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from bstuner.core.batch_plan import BatchPlan, PlannedStep
+from bstuner.core.batch_plan import BatchPlan
+from bstuner.core.epoch_plan import PlannedStep
 from bstuner.core.growth import Phase, Rounding, plan_growth, update_count
 from bstuner.core.layout import BatchLayout
 from bstuner.core.nominal import NominalSteps

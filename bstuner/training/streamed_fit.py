@@ -12,7 +12,8 @@ from lightning.pytorch import Trainer
 # Undocumented but without an underscore: how Lightning itself tells the samples in a batch.
 from lightning.pytorch.utilities.data import extract_batch_size
 
-from bstuner.core.batch_plan import PlannedStep, layout_within, lr_factor_at
+from bstuner.core.batch_plan import layout_within, lr_factor_at
+from bstuner.core.epoch_plan import PlannedStep
 from bstuner.core.growth import phase_at
 from bstuner.training._lightning import (
     begin_epoch_in_full,

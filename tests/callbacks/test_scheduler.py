@@ -28,7 +28,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from bstuner import BatchSizeFinder, LearningRateWarmup
 from bstuner.callbacks.scheduler import BatchSizeScheduler
-from bstuner.core.batch_plan import EpochPlan
+from bstuner.core.epoch_plan import EpochPlan
 from bstuner.core.growth import Phase
 from bstuner.errors import InvalidSetting, SettingRefused
 
