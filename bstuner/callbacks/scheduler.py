@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from bstuner.callbacks.finder import EXIT_INTERRUPTED, BatchSizeFinder
+from bstuner.callbacks.finder import EXIT_INTERRUPTED
 from bstuner.callbacks.mailbox import Mailbox
+from bstuner.callbacks.neighbours import refuse_beside_scheduler
 from bstuner.callbacks.tuner import BatchSizeTuner
 from bstuner.core.checks import check, is_whole
 from bstuner.core.growth import Rounding
@@ -25,7 +25,6 @@ from bstuner.training.find import find_largest
 from bstuner.training.growing_fit import GrowingFit
 from bstuner.training.growth_plan import GrowthPlanner
 from bstuner.training.lr_at_step import lr_at_last_step
-from bstuner.training.placement import plans_accumulation
 from bstuner.training.planned_fit import PlannedFit
 from bstuner.training.random_state import RandomState
 from bstuner.training.rehearsal import OwnCallback
@@ -134,7 +133,7 @@ class BatchSizeScheduler(OwnCallback):
         self._resumed = {}
         if stage == "fit":
             self._kept = {}
-            _refuse_what_contradicts(trainer)
+            refuse_beside_scheduler(trainer)
             others = [callback for callback in trainer.callbacks if callback is not self]
             searches = [callback for callback in others if isinstance(callback, OwnCallback)]
             trainer.callbacks = [*searches, self, *(other for other in others if other not in searches)]
@@ -290,29 +289,3 @@ class BatchSizeScheduler(OwnCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The same, from the checkpoint."""
         self._resumed = dict(state_dict)
-
-
-def _refuse_what_contradicts(trainer: Trainer) -> None:
-    if not trainer.lightning_module.automatic_optimization:
-        raise SettingRefused(
-            "Expected automatic optimization, found a module that steps its optimizers itself: BatchSizeScheduler "
-            "cannot tell which batches make a step. Train with automatic optimization, or without a growing batch."
-        )
-    if plans_accumulation(trainer):
-        raise SettingRefused(
-            "Expected no GradientAccumulationScheduler beside BatchSizeScheduler, found one: both would set "
-            "accumulate_grad_batches. Leave one of them out; BatchSizeScheduler('0:256 4ep:512') grows the batch at "
-            "epochs too."
-        )
-    for callback in trainer.callbacks:
-        if isinstance(callback, StochasticWeightAveraging):
-            raise SettingRefused(
-                "Expected no StochasticWeightAveraging beside BatchSizeScheduler, found one: it replaces the learning "
-                "rate schedule in the middle of the fit, after the batch has grown by what that schedule would fall. "
-                "Leave one of them out; EMAWeightAveraging averages weights and leaves the schedule as it is."
-            )
-        if isinstance(callback, BatchSizeFinder) and callback.milestones:
-            raise SettingRefused(
-                f"Expected no searches in the middle of a planned fit, found BatchSizeFinder(milestones="
-                f"{callback.milestones}). Leave milestones out."
-            )

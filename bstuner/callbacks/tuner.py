@@ -8,8 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder
-from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from optuna import Study
 from optuna.pruners import BasePruner
@@ -17,8 +15,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
 from bstuner.callbacks.beginning import Beginning
-from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.callbacks.mailbox import Mailbox
+from bstuner.callbacks.neighbours import refuse_beside_tuner
 from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices, keep_for_reports
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core.budget import TrialBudget, check_trial_budget
@@ -193,7 +191,7 @@ class BatchSizeTuner(OwnCallback):
         """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
         self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
         if stage == "fit":
-            self._refuse_other_searches(trainer)
+            refuse_beside_tuner(trainer)
             self._beginning.await_it(trainer, stage, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -211,15 +209,6 @@ class BatchSizeTuner(OwnCallback):
             self._search(trainer, start)
         if self.search_only:
             end_run_early(trainer)
-
-    def _refuse_other_searches(self, trainer: Trainer) -> None:
-        for other in trainer.callbacks:
-            if isinstance(other, _SEARCHES):
-                raise SettingRefused(
-                    "Expected BatchSizeTuner to be the only callback that searches, found another "
-                    f"{type(other).__name__}. Take one of them out of the callbacks: the tuner itself finds the "
-                    "largest batch that fits and the learning rate that goes with its answer."
-                )
 
     def _search(self, trainer: Trainer, start: FrozenStart) -> None:
         if trainer.ckpt_path is not None:
@@ -333,7 +322,3 @@ class BatchSizeTuner(OwnCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The answer, from the checkpoint."""
         self._resumed = dict(state_dict)
-
-
-# They would change afterwards what the tuner has put in place.
-_SEARCHES = (BatchSizeFinder, LightningsFinder, LearningRateFinder)
