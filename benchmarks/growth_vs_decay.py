@@ -4,9 +4,10 @@
                                          [--schedules NAME ...] [--seeds N] [--epochs N] [--json]
 
 The trainings are those of `examples/`, each with two optimizers and three schedules. The learning rate is the best of a
-short grid for the schedule as it is, on a seed of its own. With it, every other seed trains twice: with the schedule as
-it is (decay), and with `BatchSizeScheduler()` beside it (growth). Both start from the same weights and see the same
-samples in the same order. What counts is the loss on all validation data after the last step.
+short grid for the schedule as it is, on a seed of its own. With it, every other seed trains with the schedule as it is
+(decay), and with `BatchSizeScheduler` beside it (growth): at its defaults, and with AdamW in three more ways. All start
+from the same weights and see the same samples in the same order. What counts is the loss on all validation data after
+the last step.
 
 The mean of the differences, growth less decay over the same seed, has a 95 % interval by Student's t. The comparison
 holds if the whole interval is below two seed standard deviations: those of the losses that decay ends with, over the
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -47,6 +48,13 @@ OPTIMIZERS = {
     "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=0.9),
     "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr),
 }
+GROWTHS = {
+    "growth": {},
+    "growth, beta2": {"scale_beta2": True},
+    "growth, linear": {"rule": "linear"},
+    "growth, linear, beta2": {"rule": "linear", "scale_beta2": True},
+}
+GROWTHS_OF = {"sgd": ["growth"], "adamw": list(GROWTHS)}
 
 
 class EighthOfLibrary(gpt.StandardLibrary):
@@ -71,14 +79,18 @@ class Training:
     grids: dict[str, tuple[float, ...]] = field(default_factory=dict)  # learning rates, by optimizer
 
 
+GPT = Training(
+    gpt.GPT, EighthOfLibrary, batch_size=8, epochs=3, interval="step", seeds=5, warmup=0.05,
+    grids={"sgd": (0.3, 1.0, 3.0), "adamw": (3e-3, 1e-2, 3e-2)},
+)  # fmt: skip
 MODELS = {
     "digits": Training(
         digits.Classifier, digits.Digits, batch_size=8, epochs=12, interval="epoch", seeds=10, warmup=0,
         grids={"sgd": (0.003, 0.01, 0.03, 0.1), "adamw": (3e-4, 1e-3, 3e-3, 1e-2)},
     ),
-    "gpt": Training(
-        gpt.GPT, EighthOfLibrary, batch_size=8, epochs=3, interval="step", seeds=5, warmup=0.05,
-        grids={"sgd": (0.3, 1.0, 3.0), "adamw": (3e-3, 1e-2, 3e-2)},
+    "gpt": GPT,
+    "gpt-small-batch": replace(
+        GPT, batch_size=2, grids={"sgd": (0.05, 0.1, 0.25, 0.5), "adamw": (3e-3, 6e-3, 1.2e-2, 2.4e-2)}
     ),
 }  # fmt: skip
 
@@ -91,7 +103,7 @@ class Fit(NamedTuple):
     schedule: str
     epochs: int
     lr: float
-    arm: str  # "grid", "decay" or "growth"
+    arm: str  # "grid", "decay" or one of GROWTHS
     seed: int
 
 
@@ -112,8 +124,8 @@ def model_of(fit: Fit) -> L.LightningModule:
 
     class Scheduled(training.model):
         def configure_optimizers(self) -> Any:
-            # Asked of the loader: `trainer.estimated_stepping_batches` would draw from the random generator, and with
-            # the callback once more than without, so that the samples would come in another order.
+            # Asked of the loader: `trainer.estimated_stepping_batches` would draw from the random generator, and the
+            # samples would come in another order than those of the records.
             steps = fit.epochs * len(self.trainer.datamodule.train_dataloader())
             length = {"epoch": fit.epochs, "step": steps}[training.interval]
             optimizer = OPTIMIZERS[fit.optimizer](self.parameters(), self.lr)
@@ -137,8 +149,8 @@ def train(fit: Fit) -> dict[str, Any]:
     L.seed_everything(fit.seed)
     training = MODELS[fit.model]
     model, data = model_of(fit), training.data(training.batch_size)
-    first, growth = FirstLoss(), BatchSizeScheduler(fits=FITS)
-    callbacks = [first, *([growth] if fit.arm == "growth" else [])]
+    first, growth = FirstLoss(), BatchSizeScheduler(fits=FITS, **GROWTHS.get(fit.arm, {}))
+    callbacks = [first, *([growth] if fit.arm in GROWTHS else [])]
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(folder, callbacks, max_epochs=fit.epochs, limit_val_batches=0)
         trainer.fit(model, datamodule=data)
@@ -173,32 +185,40 @@ class Records:
 
 
 def compare(records: Records, name: tuple[str, str, str], epochs: int | None, seeds: int | None) -> dict[str, Any]:
-    """Choose the learning rate for decay alone, and compare both arms on other seeds."""
+    """Choose the learning rate for decay alone, and compare the ways to grow with it on other seeds."""
     training = MODELS[name[0]]
     epochs, seeds, rates = epochs or training.epochs, seeds or training.seeds, training.grids[name[1]]
     grid = {lr: records.of(Fit(*name, epochs, lr, "grid", GRID_SEED))["val_loss"] for lr in rates}
     lr = min(grid, key=lambda rate: grid[rate] if math.isfinite(grid[rate]) else math.inf)
-    pairs = [
-        tuple(records.of(Fit(*name, epochs, lr, arm, seed)) for arm in ("decay", "growth"))
-        for seed in range(GRID_SEED + 1, GRID_SEED + 1 + seeds)
-    ]
-    losses = {arm: [pair[place]["val_loss"] for pair in pairs] for place, arm in enumerate(("decay", "growth"))}
-    spread = stdev(losses["decay"])
-    low, high = interval([grown - decayed for decayed, grown in zip(*losses.values(), strict=True)])
+    arms = {
+        arm: [records.of(Fit(*name, epochs, lr, arm, seed)) for seed in range(GRID_SEED + 1, GRID_SEED + 1 + seeds)]
+        for arm in ("decay", *GROWTHS_OF[name[1]])
+    }
+    losses = {arm: [fit["val_loss"] for fit in fits] for arm, fits in arms.items()}
+    decayed = arms.pop("decay")
     return {
         **dict(zip(("model", "optimizer", "schedule"), name, strict=True)),
         "grid": grid,
         "lr": lr,
         "losses": losses,
-        "seed_sd": spread,
+        "seed_sd": stdev(losses["decay"]),
+        "growths": {arm: beside(decayed, grown) for arm, grown in arms.items()},
+    }
+
+
+def beside(decayed: list[dict[str, Any]], grown: list[dict[str, Any]]) -> dict[str, Any]:
+    """What growth came to beside decay, seed by seed."""
+    pairs = list(zip(decayed, grown, strict=True))
+    low, high = interval([growth["val_loss"] - decay["val_loss"] for decay, growth in pairs])
+    return {
         "difference": (low + high) / 2,
         "interval": [low, high],
-        "holds": high < 2 * spread,
-        "same_start": all(decayed["first_loss"] == grown["first_loss"] for decayed, grown in pairs),
-        **{key: pairs[0][1][key] for key in ("planned_steps", "nominal_steps", "largest_batch")},
+        "holds": high < 2 * stdev(decay["val_loss"] for decay in decayed),
+        "same_start": all(decay["first_loss"] == growth["first_loss"] for decay, growth in pairs),
+        **{key: grown[0][key] for key in ("planned_steps", "nominal_steps", "largest_batch")},
         "as_planned": all(
-            grown["steps"] == grown["planned_steps"] and decayed["steps"] == grown["nominal_steps"]
-            for decayed, grown in pairs
+            growth["steps"] == growth["planned_steps"] and decay["steps"] == growth["nominal_steps"]
+            for decay, growth in pairs
         ),
     }
 
@@ -213,20 +233,22 @@ def interval(differences: list[float]) -> tuple[float, float]:
 
 def report(compared: list[dict[str, Any]]) -> str:
     headings = [
-        "model optimizer schedule", "lr", "decay", "growth", "difference", "95 % interval", "2 seed SD", "holds",
+        "model optimizer schedule", "lr", "decay", "way", "loss", "difference", "95 % interval", "2 seed SD", "holds",
         "steps", "saved", "as planned",
     ]  # fmt: skip
     rows, grids, losses = [], [], []
     for each in compared:
         name = " ".join(each[key] for key in ("model", "optimizer", "schedule"))
-        decay, growth = each["losses"].values()
-        low, high = each["interval"]
-        rows.append([
-            name, f"{each['lr']:g}", f"{mean(decay):.4f}", f"{mean(growth):.4f}", f"{each['difference']:+.4f}",
-            f"{low:+.4f} to {high:+.4f}", f"{2 * each['seed_sd']:.4f}", "yes" if each["holds"] else "no",
-            f"{each['nominal_steps']:,} to {each['planned_steps']:,}",
-            f"{1 - each['planned_steps'] / each['nominal_steps']:.0%}", "yes" if each["as_planned"] else "no",
-        ])  # fmt: skip
+        for arm, growth in each["growths"].items():
+            low, high = growth["interval"]
+            steps = growth["planned_steps"], growth["nominal_steps"]
+            decayed, grown = (f"{mean(each['losses'][which]):.4f}" for which in ("decay", arm))
+            rows.append([
+                name, f"{each['lr']:g}", decayed, arm, grown,
+                f"{growth['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{2 * each['seed_sd']:.4f}",
+                "yes" if growth["holds"] else "no", f"{steps[1]:,} to {steps[0]:,}", f"{1 - steps[0] / steps[1]:.0%}",
+                "yes" if growth["as_planned"] else "no",
+            ])  # fmt: skip
         grids.append(f"- {name}: {', '.join(f'{lr:g}: {loss:.4f}' for lr, loss in each['grid'].items())}")
         for arm, ended in each["losses"].items():
             losses.append([name, arm, *(f"{loss:.4f}" for loss in ended)])

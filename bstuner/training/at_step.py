@@ -1,27 +1,32 @@
-"""Learning rates that are in place only while an optimizer steps."""
+"""Settings of an optimizer that are in place only while it steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["LRAtStep", "lr_at_last_step"]
+__all__ = ["AtStep", "lr_at_last_step"]
 
 
 class _Held:
     """What the groups of an optimizer had before its step, and who has changed it since."""
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._lrs = [(group, group["lr"]) for group in optimizer.param_groups]
+    def __init__(self) -> None:
+        self._users: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
         self.changed_by: set[int] = set()
 
+    def change(self, group: dict[str, Any], settings: Mapping[str, Any]) -> None:
+        for name, value in settings.items():
+            self._users.setdefault((id(group), name), (group, group[name]))
+            group[name] = value
+
     def put_back(self) -> None:
-        for group, lr in self._lrs:
-            group["lr"] = lr
+        for (_, name), (group, value) in self._users.items():
+            group[name] = value
 
 
 # One place for all who change the same optimizer: the first to change it keeps what was there, and the first whose turn
@@ -40,16 +45,16 @@ def lr_at_last_step(optimizer: Optimizer) -> float | None:
     return None if used is None else float(used)
 
 
-class LRAtStep:
-    """Changes the learning rate of optimizers while they step; several do so one after the other.
+class AtStep:
+    """Changes settings of optimizers while they step; several do so one after the other.
 
     The user's scheduler never sees the change, whatever its kind, and neither does a checkpoint. The closure does, and
     so `training_step`.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
-    >>> change = LRAtStep(lambda lr: 2 * lr)
-    >>> change.watch([optimizer])
+    >>> doubled = AtStep(lambda group: {"lr": 2 * group["lr"]})
+    >>> doubled.watch([optimizer])
     >>> def closure():
     ...     print(optimizer.param_groups[0]["lr"])
     >>> optimizer.step(closure), optimizer.param_groups[0]["lr"]
@@ -57,11 +62,13 @@ class LRAtStep:
     (None, 0.1)
 
     Args:
-        change: Tells the learning rate to use from the one in place, for each parameter group.
+        change: Tells, from the settings in place of a parameter group, those to use in their stead.
         stepped: Called after each step.
     """
 
-    def __init__(self, change: Callable[[Any], Any], stepped: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, change: Callable[[dict[str, Any]], Mapping[str, Any]], stepped: Callable[[], None] | None = None
+    ) -> None:
         self._change = change
         self._stepped = stepped
         self._handles: list[RemovableHandle] = []
@@ -88,10 +95,10 @@ class LRAtStep:
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
         if optimizer in _HELD and id(self) in _HELD[optimizer].changed_by:
             _put_back(optimizer)  # after a step that failed, where the user's code has caught the error
-        held = _HELD.setdefault(optimizer, _Held(optimizer))
+        held = _HELD.setdefault(optimizer, _Held())
         held.changed_by.add(id(self))
         for group in optimizer.param_groups:
-            group["lr"] = self._change(group["lr"])
+            held.change(group, self._change(group))
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
         if optimizer in _HELD:
