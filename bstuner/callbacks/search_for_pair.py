@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -175,7 +176,8 @@ class SearchForPair:
 
     def _how_to_go_on(self, name: str) -> str:
         where = storage_in_words(self._choices.study or self._storage)
-        return f"The study is kept in {where}; go on with study_name={name!r}."
+        typed = shlex.quote(name)
+        return f"The study is kept in {where}; go on with study_name={name!r} (as an option: --study_name {typed})."
 
     def _step_seconds(self) -> dict[int, float]:
         """Seconds of an optimizer step, by its samples over all processes, as far as the finder measured them."""

@@ -196,7 +196,7 @@ def test_ctrl_c_ends_search_and_fit_and_keeps_the_study(capsys: pytest.CaptureFi
     assert end.value.code == 130
     out = " ".join(capsys.readouterr().out.split())
     assert "Interrupted after 1 trial" in out
-    assert "go on with study_name='mine'" in out
+    assert "go on with study_name='mine' (as an option: --study_name mine)" in out
     assert_same(dict(model.state_dict()), weights)
     assert (model.batch_size, model.lr, model.losses, tuner.result) == (8, REFERENCE, [], None)
     assert {name: getattr(trainer, name) for name in options} == options

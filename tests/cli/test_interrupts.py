@@ -73,7 +73,7 @@ print("trained")
 """
 SEARCH = ["--max_val", 32, "--n_trials", 3, "--seed", 3, "--study_name", "mine"]
 TUNE = ["tune", "--monitor", "wish", "--mode", "max", "--objective", "metric", "--trial_budget", 256, *SEARCH]
-KEPT = "The study is kept in {}; go on with study_name='mine'."
+KEPT = "The study is kept in {}; go on with study_name='mine' (as an option: --study_name mine)."
 
 
 @pytest.fixture(autouse=True)

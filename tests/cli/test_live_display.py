@@ -85,8 +85,8 @@ def test_ctrl_c_in_a_narrow_terminal_without_colours(tmp_path: Path, command: li
     assert terminal.screen.cursor_shown, "as it was"
     assert not terminal.screen.colours
     assert "Traceback" not in screen
-    told = " ".join(screen[screen.index("Interrupted after") :].split())
-    assert "go on with study_name='mine'." in told.replace("study_ name", "study_name")
+    told = " ".join(screen[screen.index("Interrupted after") :].split()).replace("study_ name", "study_name")
+    assert "go on with study_name='mine' (as an option: --study_name mine)." in told
     table = screen[screen.index("\ntrial") :]
     assert max(map(len, table.splitlines())) <= 40
 

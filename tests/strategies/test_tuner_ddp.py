@@ -367,7 +367,7 @@ def test_ctrl_c_ends_all_with_130_and_the_command_goes_on_with_the_study(tmp_pat
     assert code == 130, said
     assert "Traceback" not in said
     assert "Interrupted after 1 trial: nothing better than your own settings so far." in said
-    assert "go on with study_name='one'." in " ".join(said.split())
+    assert "go on with study_name='one' (as an option: --study_name one)." in " ".join(said.split())
     assert not (tmp_path / "bstuner-result.json").exists()
     code, said = command(tmp_path, "ddp")
     assert code == 0, said
