@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
@@ -15,6 +16,8 @@ from postgres import Server, postgresql_server
 # Several test processes share the cores: one thread each is fastest, and sums come out in one order.
 torch.set_num_threads(1)
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+# Trainer(deterministic=True) sets it, but torch looks only once, at a process's first product of matrices on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Started in the background by a shell, the tests ignore Ctrl-C, and so would the programs that they interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,6 +38,16 @@ def _own_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test runs in a folder of its own, because Lightning writes into the current one, and with empty notes."""
     zoo.NOTES.clear()
     monkeypatch.chdir(tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _flags_of_torch() -> Iterator[None]:
+    """A Trainer with `deterministic` or `benchmark` sets flags of the process, and no later one takes them back."""
+    deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    yield
+    if torch.are_deterministic_algorithms_enabled() != deterministic:
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = benchmark
 
 
 @pytest.fixture(scope="session")

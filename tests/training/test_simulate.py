@@ -142,7 +142,7 @@ def test_neither_the_trainer_nor_a_part_of_the_module_is_copied() -> None:
     model = Scheduled(by_step(Knows))
     model.part = Whole()
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    Trainer(max_epochs=1, **quiet).fit(model)
+    Trainer(accelerator="cpu", max_epochs=1, **quiet).fit(model)
     assert list(zoo.NOTES[0].lrs) == zoo.NOTES[1:]
 
 
