@@ -21,8 +21,9 @@ INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) PIP_
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
+# On the CPU, so that it is the same everywhere: on a GPU, what cuBLAS needs alone may be more than this limit.
 demo: .venv/.examples  ## find the largest batch size for a small model of handwritten digits
-	$(BIN)/bstuner find --memory_limit 64MiB examples/digits.py
+	CUDA_VISIBLE_DEVICES= $(BIN)/bstuner find --memory_limit 64MiB examples/digits.py
 
 demo-tune: .venv/.examples  ## find the batch size and learning rate that train that model fastest
 	$(BIN)/bstuner tune examples/digits.py

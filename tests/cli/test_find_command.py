@@ -18,7 +18,7 @@ def test_an_unmodified_script(tmp_path: Path) -> None:
         "bstuner",
         "find",
         "--memory_limit",
-        "24MiB",
+        "1GiB",
         "--max_val",
         64,
         EXAMPLES / "digits.py",
