@@ -36,7 +36,9 @@ class RandomState:
         np.random.set_state(self._numpy)
         torch.set_rng_state(self._torch)
         if self._cuda is not None:
-            torch.cuda.set_rng_state_all(self._cuda)
+            # A checkpoint may come from a process that saw more devices than this one does.
+            for index, state in enumerate(self._cuda[: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(state, index)
         if self._mps is not None:
             torch.mps.set_rng_state(self._mps)
 
