@@ -155,8 +155,13 @@ class CudaMemory(DeviceMemory):
         torch.cuda.synchronize(self._device)
 
     def release(self) -> None:
-        """Collect garbage and empty the allocator's cache."""
+        """Collect garbage, take back what cuBLAS works in, and empty the allocator's cache."""
         gc.collect()
+        # Workspaces, tens of MiB each on some GPUs, for every thread that has multiplied matrices, the backward pass's
+        # among them; cuBLAS asks for them anew. As Lightning does at both ends of a run; not in every build.
+        clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+        if clear is not None:
+            clear()
         torch.cuda.empty_cache()
 
     def allocated(self, resident: Iterable[Tensor] = ()) -> int:

@@ -207,6 +207,18 @@ def test_a_fraction_the_user_has_set_bounds_the_gpus_capacity():
 
 
 @gpu
+def test_what_libraries_took_to_work_in_is_given_back():
+    memory = memory_of(CUDA)
+    memory.release()
+    before = memory.allocated()
+    weight = torch.ones(64, 64, device=CUDA, requires_grad=True)
+    (weight @ weight).sum().backward()  # in a thread of its own, with a workspace of its own
+    del weight
+    memory.release()
+    assert memory.allocated() == before
+
+
+@gpu
 def test_a_step_that_passes_only_by_emptying_the_cache_counts_as_a_retry():
     memory = memory_of(CUDA, limit=256 * MIB)
     memory.release()
