@@ -127,3 +127,14 @@ def test_the_linear_rule_would_be_wrong_for_normalised_sgd() -> None:
         for rule in ("sqrt", "linear")
     )
     assert linear > 5 * root
+
+
+@pytest.mark.parametrize(("lr", "root"), [(0.002, 1.140), (0.005, 1.332)])
+def test_where_the_gradient_outweighs_the_noise_it_is_the_square_root_that_is_wrong(lr: float, root: float) -> None:
+    """Far from the end of training a step has its full length: LR/B is the way per sample, which the root shortens."""
+    noise, lrs = 5e-4 * CURVATURE, halvings(lr)
+    decayed = risk([(float(rate), 16) for rate in lrs], noise, normalised=True)
+    assert decayed > 0.2 * risk([], noise), "far from done"
+    for rule, ratio in (("sqrt", root), ("linear", 1.0)):
+        steps = planned_steps(plan_growth(lrs, 16, rule), lrs, 16, rule)
+        assert risk(steps, noise, normalised=True) / decayed == pytest.approx(ratio, abs=1.5e-3)
