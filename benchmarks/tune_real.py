@@ -127,7 +127,7 @@ class Curve(L.Callback):
 def trainer_for(folder: str, callbacks: list[L.Callback], **limits: Any) -> L.Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     return L.Trainer(
-        accelerator=limits.pop("accelerator", "cpu"),
+        accelerator="cpu",
         default_root_dir=folder,
         callbacks=callbacks,
         num_sanity_val_steps=0,

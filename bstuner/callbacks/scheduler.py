@@ -20,11 +20,11 @@ from bstuner.device.limit import parse_bytes
 from bstuner.errors import SettingRefused
 from bstuner.report.live import SearchDisplay, shows_progress
 from bstuner.training._lightning import end_run_early, log_step, spawns_processes
-from bstuner.training.at_step import lr_at_last_step
 from bstuner.training.earlier_loaders import EarlierLoaders
 from bstuner.training.find import find_largest
 from bstuner.training.growing_fit import GrowingFit
 from bstuner.training.growth_plan import GrowthPlanner
+from bstuner.training.lr_at_step import lr_at_last_step
 from bstuner.training.planned_fit import PlannedFit
 from bstuner.training.random_state import RandomState
 from bstuner.training.rehearsal import OwnCallback
@@ -71,8 +71,6 @@ class BatchSizeScheduler(OwnCallback):
         max_batch_size: the largest batch, in samples per optimizer step over all processes; never more than a tenth of
             the samples of an epoch.
         max_accumulate: the most micro-batches per optimizer step that the batch grows by.
-        scale_beta2: also let the second beta of Adam and its kin follow the batch, so that the average of squared
-            gradients keeps its length in samples.
         fits: the largest micro-batch that fits the device, in samples; None to find it when `fit` starts.
         batch_arg_name: for finding it, as for `BatchSizeFinder`; so are the arguments that follow.
         margin: share of the device's memory to keep free, 0 to 1.
@@ -95,14 +93,13 @@ class BatchSizeScheduler(OwnCallback):
         rounding: Rounding = "power",
         max_batch_size: int | None = None,
         max_accumulate: int = 8,
-        scale_beta2: bool = False,
         fits: int | None = None,
         batch_arg_name: str = "batch_size",
         margin: float = 0.1,
         memory_limit: int | str | None = None,
         probe_with: int | Callable[[Any], Any] | None = None,
     ) -> None:
-        self.settings = GrowthSettings(plan, rule, rounding, max_batch_size, max_accumulate, scale_beta2)
+        self.settings = GrowthSettings(plan, rule, rounding, max_batch_size, max_accumulate)
         check(fits is None or is_whole(fits), "fits", "None or a whole number of at least 1", fits)
         check(isinstance(margin, (int, float)) and 0 <= margin < 1, "margin", "a share from 0 up to 1", margin)
         self._fits = fits

@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from bstuner.core.scaling import warmup_lr
 from bstuner.errors import InvalidSetting
-from bstuner.training.at_step import AtStep
+from bstuner.training.lr_at_step import LRAtStep
 from bstuner.training.rehearsal import CallbackOfOtherRoot
 from bstuner.training.strategy import refuse_unsupported, replicas
 
@@ -92,7 +92,7 @@ class LearningRateWarmup(Callback, CallbackOfOtherRoot):
         self._now = self._start
         # By the fit loop, because a search has loops of its own: what it trains does not count for the run.
         self._counts: WeakKeyDictionary[Any, _Count] | None = None
-        self._at_step = AtStep(self._lowered, self._stepped)
+        self._at_step = LRAtStep(self._lowered, self._stepped)
         self._shares_differ = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -145,9 +145,8 @@ class LearningRateWarmup(Callback, CallbackOfOtherRoot):
             self._counts = WeakKeyDictionary()
         return self._counts.setdefault(trainer.fit_loop, replace(self._start))
 
-    def _lowered(self, group: dict[str, Any]) -> dict[str, Any]:
-        lr = group["lr"]
-        return {"lr": warmup_lr(lr, lr * self.start_factor, self._now.before, self.samples)}
+    def _lowered(self, lr: Any) -> Any:
+        return warmup_lr(lr, lr * self.start_factor, self._now.before, self.samples)
 
     def _stepped(self) -> None:
         self._now.stepped = True

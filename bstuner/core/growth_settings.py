@@ -27,7 +27,6 @@ class GrowthSettings:
         rounding: What batch sizes are rounded to.
         max_batch_size: The largest batch, in samples per optimizer step over all processes; None for no such bound.
         max_accumulate: The most micro-batches per optimizer step that the batch grows by.
-        scale_beta2: Whether Adam's second average keeps its length in samples.
 
     Raises:
         InvalidSetting: One of them is out of range or unreadable.
@@ -38,7 +37,6 @@ class GrowthSettings:
     rounding: Rounding = "power"
     max_batch_size: int | None = None
     max_accumulate: int = 8
-    scale_beta2: bool = False
 
     def __post_init__(self) -> None:
         """Refuse now, not in the fit, what cannot be followed."""
@@ -50,7 +48,6 @@ class GrowthSettings:
         most = self.max_batch_size
         check(most is None or is_whole(most), "max_batch_size", "None or a whole number of at least 1", most)
         check(is_whole(self.max_accumulate), "max_accumulate", "a whole number of at least 1", self.max_accumulate)
-        check(isinstance(self.scale_beta2, bool), "scale_beta2", "True or False", self.scale_beta2)
         check(self.text is None or most is None, "max_batch_size", "None beside a written plan", most)
 
 

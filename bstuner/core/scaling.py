@@ -14,7 +14,6 @@ __all__ = [
     "RuleFound",
     "rule_for",
     "scale_adam",
-    "scale_beta",
     "scale_lr",
     "unscale_lr",
     "warmup_lr",
@@ -136,33 +135,7 @@ def scale_adam(constants: AdamConstants, batch_size: int, reference_batch_size: 
     for name in ("beta1", "beta2"):
         value = getattr(constants, name)
         _check(0 <= value < 1, name, "a share from 0 up to 1", value)
-    return AdamConstants(
-        scale_beta(constants.beta1, batch_size, reference_batch_size),
-        scale_beta(constants.beta2, batch_size, reference_batch_size),
-        constants.eps / math.sqrt(k),
-    )
-
-
-def scale_beta(beta: float, batch_size: int, reference_batch_size: int) -> float:
-    """Scale what a running average keeps at each step, so that it averages over the same samples at another batch size.
-
-    >>> scale_beta(0.999, batch_size=1024, reference_batch_size=256)
-    0.996005996001
-
-    With k = batch_size / reference_batch_size, beta becomes beta**k: its half-life, counted in samples, stays (Marek et
-    al. 2025, arXiv 2507.07101, for the second moment of Adam).
-
-    Args:
-        beta: What is kept at each step at the reference batch size, from 0 up to 1.
-        batch_size: Samples per optimizer step, over all processes.
-        reference_batch_size: Samples per optimizer step for which `beta` is meant.
-
-    Raises:
-        InvalidSetting: A batch size is not positive, or beta is not in [0, 1).
-    """
-    k = _factor(batch_size, reference_batch_size, "linear")
-    _check(0 <= beta < 1, "beta", "a share from 0 up to 1", beta)
-    return math.pow(beta, k)
+    return AdamConstants(constants.beta1**k, constants.beta2**k, constants.eps / math.sqrt(k))
 
 
 def warmup_lr(lr: float, start_lr: float, samples: int, warmup_samples: int) -> float:

@@ -64,7 +64,6 @@ def _totals(plan: RunPlan) -> dict[str, Any]:
         "samples": plan.samples,
         "samples_per_epoch": plan.nominal.samples_per_epoch,
         "rule": plan.rule,
-        "scale_beta2": plan.scale_beta2,
         "max_batch_size": plan.max_batch_size,
         "capped_by": plan.capped_by,
         "remarks": list(plan.remarks),

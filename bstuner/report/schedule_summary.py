@@ -73,7 +73,7 @@ def schedule_summary(plan: RunPlan) -> RenderableType:
     facts.add_column(overflow="fold")
     facts.add_row("Yours", Text(_yours(plan)))
     facts.add_row("Planned", Text(_planned(plan, spans)))
-    facts.add_row("Rule", Text(_RULES[plan.rule] + ("; beta2 follows the batch" if plan.scale_beta2 else "")))
+    facts.add_row("Rule", Text(_RULES[plan.rule]))
     if plan.max_batch_size is not None:
         facts.add_row("Capped", Text(_capped(plan, spans)))
     for note in _notes(plan, spans):

@@ -11,15 +11,13 @@ from lightning.pytorch import Trainer
 from torch import distributed
 
 from bstuner.core.epoch_plan import PlannedStep
-from bstuner.core.scaling import scale_beta
 from bstuner.training._lightning import (
     forget_loaders,
     last_reload,
     set_step_limits,
     substitute_train_loaders,
 )
-from bstuner.training.at_step import AtStep
-from bstuner.training.births import like
+from bstuner.training.lr_at_step import LRAtStep
 from bstuner.training.nominal_schedulers import NominalSchedulers
 from bstuner.training.planned_data import PlannedData
 from bstuner.training.random_state import RandomState
@@ -72,7 +70,7 @@ class GrowingFit(ABC):
         self._schedulers = NominalSchedulers(
             trainer, self._users_batches, plan.layout.accumulate, self._step_schedulers, self._answers.users
         )
-        self._at_step = AtStep(self._settings_at_step)
+        self._at_step = LRAtStep(lambda lr: lr * self.step.lr_factor)
         self._undo: list[Callable[[], None]] = []
         self._drawn = drawn
         self._now: RandomState | None = None
@@ -159,16 +157,6 @@ class GrowingFit(ABC):
         """
         self._epoch, self._batches, self._validated, self._between = self._trainer.current_epoch, 0, False, False
         self._revise(sample)
-
-    def _settings_at_step(self, group: dict[str, Any]) -> dict[str, Any]:
-        """What a parameter group has while the optimizer takes the step, in the place of the user's settings."""
-        settings = {"lr": group["lr"] * self.step.lr_factor}
-        own = self.plan.layout.global_batch_size
-        # Smaller steps, such as the last of an epoch, are the user's own too, whose settings they have.
-        if self.plan.scale_beta2 and self.step.batch_size > own:
-            first, second = group["betas"]
-            settings["betas"] = (first, like(second, scale_beta(float(second), self.step.batch_size, own)))
-        return settings
 
     def _is_validation_due(self) -> bool:
         """Whether validation comes after the step that is over."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lightning.pytorch import Trainer
-from torch.optim import Optimizer
 from torch.utils.data import IterableDataset
 
 from bstuner.core.batch_plan import BatchPlan
@@ -59,8 +58,6 @@ class GrowthPlanner:
         self._layout, self._data, self._streams = _look(trainer)
         self._nominal = self._nominal_steps()
         self._rule: Rule = self._choose_rule()
-        if settings.scale_beta2:
-            _check_beta2(trainer.optimizers[0])
         self._written = None if settings.text is None else parse_plan(settings.text, self._nominal.samples_per_epoch)
         self._capped_by = ""
         self._cap = None if self._written is not None else self._largest()
@@ -108,7 +105,6 @@ class GrowthPlanner:
             max_batch_size=cap,
             rounding=settings.rounding,
             capped_by=self._what_capped(phases, lrs, cap),
-            scale_beta2=settings.scale_beta2,
             remarks=self._remarks(),
             waits_for=self._waits_for,
             streams=self._streams,
@@ -235,14 +231,6 @@ def plan_run(trainer: Trainer, settings: GrowthSettings, fits: int | None) -> Ru
 
     """
     return GrowthPlanner(trainer, settings).plan(fits)
-
-
-def _check_beta2(optimizer: Optimizer) -> None:
-    if not all(len(group.get("betas", ())) == 2 and "eps" in group for group in optimizer.param_groups):
-        raise SettingRefused(
-            "scale_beta2: expected an optimizer with an average of squared gradients, as Adam's betas and eps tell, "
-            f"found {type(optimizer).__name__}. Leave scale_beta2 out."
-        )
 
 
 def _look(trainer: Trainer) -> tuple[BatchLayout, EpochData, bool]:

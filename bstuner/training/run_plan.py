@@ -33,7 +33,6 @@ class RunPlan:
         samples: those of the whole fit, over all processes.
         max_batch_size: the largest batch that the plan may have; None where the user's own words set it.
         capped_by: what kept the batch from growing further, in words; empty for nothing.
-        scale_beta2: whether Adam's second average keeps its length in samples.
         remarks: what the user should know.
         waits_for: the schedulers that wait for a metric, or for the end of an epoch that cannot be told beforehand, by
             their classes: they may change the plan at epoch ends.
@@ -53,7 +52,6 @@ class RunPlan:
     max_batch_size: int | None
     rounding: Rounding = "power"
     capped_by: str = ""
-    scale_beta2: bool = False
     remarks: tuple[str, ...] = ()
     waits_for: tuple[str, ...] = ()
     streams: bool = False
@@ -126,7 +124,6 @@ class RunPlan:
             "fits": batches.fits,
             "world": batches.world,
             "rule": batches.rule,
-            "scale_beta2": self.scale_beta2,
             "unit": batches.unit,
             "batch_size": layout.micro,
             "accumulate_grad_batches": layout.accumulate,

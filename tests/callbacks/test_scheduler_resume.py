@@ -342,3 +342,36 @@ def test_what_is_saved_when_a_fit_fails_can_be_resumed() -> None:
     settings = {"epochs": 3, "ckpt_path": "on_exception.ckpt", "seed": 5, "enable_checkpointing": True}
     trainer = fit(again, scheduler(PLAN), **settings)
     assert same(after(trainer, again), unbroken)
+
+
+@pytest.mark.parametrize("hook", ["training_step", "on_after_backward", "on_before_optimizer_step"])
+@pytest.mark.parametrize("more", [[], [LearningRateWarmup(10**6, 0.5)]], ids=["alone", "warmup"])
+def test_a_checkpoint_from_the_middle_of_a_step_holds_the_users_learning_rate(
+    hook: str, more: list[L.Callback], tmp_path: Path
+) -> None:
+    """As Lightning saves one when Slurm is about to requeue the job: the step that it falls into is taken again."""
+
+    class Saves(Grower):
+        def save(self) -> None:
+            checkpoint = tmp_path / "now.ckpt"
+            if self.trainer.global_step == 26 and not checkpoint.exists():
+                self.during = self.optimizers().param_groups[0]["lr"]
+                self.trainer.save_checkpoint(checkpoint)
+
+    def saving(self: Saves, *arguments: Any) -> Any:
+        self.save()
+        return getattr(Grower, hook)(self, *arguments)
+
+    setattr(Saves, hook, saving)
+    unbroken = Saves(halves(10, 20), length=50, batch_size=4)
+    fit(unbroken, scheduler(PLAN, rule="linear"), *more, epochs=4)
+    saved = torch.load(tmp_path / "now.ckpt", weights_only=False)
+    own = saved["lr_schedulers"][0]["_last_lr"]
+    assert [group["lr"] for group in saved["optimizer_states"][0]["param_groups"]] == own == [0.025, 0.005]
+    assert unbroken.during == pytest.approx(own[0] * 4 * (0.5 if more else 1), rel=1e-3), "what the step was to use"
+
+    resumed = Grower(halves(10, 20), length=50, batch_size=4)
+    fit(resumed, scheduler(PLAN, rule="linear"), *more, epochs=4, ckpt_path=tmp_path / "now.ckpt")
+    # The warm-up counts the samples of a batch when it starts: those of this step twice.
+    for now, then in zip(resumed.lrs, unbroken.lrs[26:], strict=True):
+        assert now == (pytest.approx(then, rel=1e-3) if more else then)

@@ -97,7 +97,6 @@ def test_an_unmodified_script(tmp_path: Path, bstuner: Command) -> None:
         "samples": 3072,
         "samples_per_epoch": 512,
         "rule": "linear",
-        "scale_beta2": False,
         "max_batch_size": 51,
         "capped_by": "",
         "remarks": [],
@@ -258,7 +257,7 @@ def test_the_help_says_what_happens_and_explains_every_option(bstuner: Command) 
     assert done.returncode == 0
     text = done.stdout
     assert "no step of training is taken" in " ".join(text.split())
-    for option in ("plan", "rule", "rounding", "max_batch_size", "max_accumulate", "scale_beta2", "fits", "plot"):
+    for option in ("plan", "rule", "rounding", "max_batch_size", "max_accumulate", "fits", "memory_limit", "plot"):
         assert f"--{option} " in text
     assert "None" not in text
     assert max(map(len, text.splitlines())) <= 84, "the last example but one"

@@ -1,32 +1,30 @@
-"""Settings of an optimizer that are in place only while it steps."""
+"""Learning rates that are in place only while an optimizer steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["AtStep", "lr_at_last_step"]
+__all__ = ["LRAtStep", "lr_at_last_step"]
 
 
 class _Held:
     """What the groups of an optimizer had before its step, and who has changed it since."""
 
-    def __init__(self) -> None:
-        self._users: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._lrs = [(group, group["lr"]) for group in optimizer.param_groups]
         self.changed_by: set[int] = set()
 
-    def change(self, group: dict[str, Any], settings: Mapping[str, Any]) -> None:
-        for name, value in settings.items():
-            self._users.setdefault((id(group), name), (group, group[name]))
-            group[name] = value
-
     def put_back(self) -> None:
-        for (_, name), (group, value) in self._users.items():
-            group[name] = value
+        self.put_into([group for group, _ in self._lrs])
+
+    def put_into(self, groups: list[dict[str, Any]]) -> None:
+        for group, (_, lr) in zip(groups, self._lrs, strict=False):
+            group["lr"] = lr
 
 
 # One place for all who change the same optimizer: the first to change it keeps what was there, and the first whose turn
@@ -45,16 +43,17 @@ def lr_at_last_step(optimizer: Optimizer) -> float | None:
     return None if used is None else float(used)
 
 
-class AtStep:
-    """Changes settings of optimizers while they step; several do so one after the other.
+class LRAtStep:
+    """Changes the learning rate of optimizers while they step; several do so one after the other.
 
-    The user's scheduler never sees the change, whatever its kind, and neither does a checkpoint. The closure does, and
-    so `training_step`.
+    The user's scheduler never sees the change, whatever its kind, and neither does a checkpoint, even if it is saved in
+    the middle of a step: Lightning runs `training_step` in the optimizer's closure. The closure does, and so
+    `training_step`.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
-    >>> doubled = AtStep(lambda group: {"lr": 2 * group["lr"]})
-    >>> doubled.watch([optimizer])
+    >>> change = LRAtStep(lambda lr: 2 * lr)
+    >>> change.watch([optimizer])
     >>> def closure():
     ...     print(optimizer.param_groups[0]["lr"])
     >>> optimizer.step(closure), optimizer.param_groups[0]["lr"]
@@ -62,13 +61,11 @@ class AtStep:
     (None, 0.1)
 
     Args:
-        change: Tells, from the settings in place of a parameter group, those to use in their stead.
+        change: Tells the learning rate to use from the one in place, for each parameter group.
         stepped: Called after each step.
     """
 
-    def __init__(
-        self, change: Callable[[dict[str, Any]], Mapping[str, Any]], stepped: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, change: Callable[[Any], Any], stepped: Callable[[], None] | None = None) -> None:
         self._change = change
         self._stepped = stepped
         self._handles: list[RemovableHandle] = []
@@ -83,6 +80,7 @@ class AtStep:
             _HELD.pop(optimizer, None)  # of a trial that ended in the middle of a step, and was put back whole
             self._handles.append(optimizer.register_step_pre_hook(self._before))
             self._handles.append(optimizer.register_step_post_hook(self._after))
+            self._handles.append(optimizer.register_state_dict_post_hook(_keep_out_of))
 
     def let_go(self) -> None:
         """Leave the optimizers as the user's code has them, also in the middle of a step."""
@@ -95,10 +93,10 @@ class AtStep:
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
         if optimizer in _HELD and id(self) in _HELD[optimizer].changed_by:
             _put_back(optimizer)  # after a step that failed, where the user's code has caught the error
-        held = _HELD.setdefault(optimizer, _Held())
+        held = _HELD.setdefault(optimizer, _Held(optimizer))
         held.changed_by.add(id(self))
         for group in optimizer.param_groups:
-            held.change(group, self._change(group))
+            group["lr"] = self._change(group["lr"])
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
         if optimizer in _HELD:
@@ -110,6 +108,12 @@ class AtStep:
     def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _keep_out_of(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    held = _HELD.get(optimizer)
+    if held is not None:
+        held.put_into(state["param_groups"])
 
 
 def _put_back(optimizer: Optimizer) -> None:
