@@ -63,8 +63,9 @@ class Peers:
     all-reduce over a group of its own. A rank that fails says so in the exchange the others wait in, and all leave.
     Every rank learns the same from each exchange, so all take part in the same number of them.
 
-    Guarded are the functions of `torch.distributed`, called by those names, on groups of all ranks. Not guarded,
-    so that a rank which fails can leave others waiting for the group's timeout: groups of fewer ranks and
+    Guarded are the functions of `torch.distributed`, called by those names, and the functional ones that tensors on a
+    mesh of devices call, on groups of all ranks. Not guarded, so that a rank which fails can leave others waiting for
+    the group's timeout: groups of fewer ranks and
     point-to-point calls (an exchange needs everybody); functions imported by name before the attempt
     (`from torch.distributed import all_reduce`); what C++ or compiled code calls, other than `DistributedDataParallel`
     after `guard`; and an error inside a collective's own C++ code. A `meet` at the start of each batch keeps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -15,6 +16,8 @@ import torch
 from ranks import launch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from bstuner.device.byte_counter import TensorByteCounter
@@ -179,6 +182,12 @@ def before_a_collective_of_another_whole_group(peers: Peers) -> None:
     dist.broadcast(torch.ones(2), src=0, group=GROUPS["all"])
 
 
+def before_a_sum_over_a_mesh(peers: Peers) -> None:
+    parts = DTensor.from_local(torch.ones(2), GROUPS["mesh"], [Partial()])
+    fail(peers)
+    parts.redistribute(placements=[Replicate()])
+
+
 def before_a_meeting(peers: Peers) -> None:
     peers.meet()
     fail(peers)
@@ -254,6 +263,7 @@ FAILURES = [
     before_an_all_gather_of_objects,
     inside_an_all_gather_of_objects,
     before_a_collective_of_another_whole_group,
+    before_a_sum_over_a_mesh,
     before_a_meeting,
     at_the_end,
     while_others_catch_every_error_and_try_again,
@@ -317,11 +327,18 @@ def gradients(ddp: DistributedDataParallel) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in NET.parameters() if parameter.grad is not None]
 
 
+def patched() -> list[Any]:
+    """Some of what an attempt puts others in the place of."""
+    functional = sys.modules["torch.distributed._functional_collectives"]
+    return [dist.all_reduce, dist.distributed_c10d.all_reduce, dist._broadcast_coalesced, functional.all_reduce]
+
+
 def everything_on_two_ranks() -> dict[str, Any]:
     dist.init_process_group("gloo")
-    original = dist.all_reduce, dist.distributed_c10d.all_reduce, dist._broadcast_coalesced
+    original = patched()
     GROUPS["all"] = dist.new_group()
     GROUPS["first"] = dist.new_group([0])
+    GROUPS["mesh"] = init_device_mesh("cpu", (2,))
     peers = Peers.here()
     GROUPS["pids"] = peers.gather(os.getpid())
     notes: dict[str, Any] = {"size": peers.size, "rank": peers.rank}
@@ -364,7 +381,7 @@ def everything_on_two_ranks() -> dict[str, Any]:
 
     notes["shared"] = peers.share(f"of rank {peers.rank}")
     notes["sharers"] = peers.sharers("cpu"), peers.sharers(f"cuda:{peers.rank}")
-    notes["restored"] = original == (dist.all_reduce, dist.distributed_c10d.all_reduce, dist._broadcast_coalesced)
+    notes["restored"] = original == patched()
     notes["handler"] = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     peers.close()
     dist.destroy_process_group()

@@ -91,8 +91,8 @@ def the_same_run_split() -> Any:
     return finder.result.as_dict()
 
 
-def one_rank_runs_out_of_memory(where: str) -> Any:
-    model = Sharded(batch_size=8, length=512)
+def one_rank_runs_out_of_memory(where: str, kind: type[Sharded] = Sharded) -> Any:
+    model = kind(batch_size=8, length=512)
     model.where = where
     finder = BatchSizeFinder()
     trained = fit(model, finder)
@@ -113,6 +113,7 @@ SCENARIOS = {
     "the same run, split": the_same_run_split,
     "forward": functools.partial(one_rank_runs_out_of_memory, "forward"),
     "backward": functools.partial(one_rank_runs_out_of_memory, "backward"),
+    "backward, split": functools.partial(one_rank_runs_out_of_memory, "backward", Split),
     "limit": under_a_limit,
 }
 
@@ -144,6 +145,11 @@ def test_memory_that_runs_out_while_parameters_are_gathered_leaves_nothing_behin
     assert (answer["batch_size"], answer["limited_by"], answer["world_size"]) == (32, "memory", 2)
     failed = {probe["batch_size"] for probe in answer["probes"] if not probe["fits"]}
     assert failed == {256, 128, 64}
+
+
+def test_memory_that_runs_out_before_the_parts_of_a_layer_are_summed_ends_the_probe_on_both(answers: Any) -> None:
+    answer = answers["backward, split"]
+    assert (answer["batch_size"], answer["limited_by"], answer["world_size"]) == (32, "memory", 1)
 
 
 def test_a_limit_counts_what_is_gathered(answers: Any) -> None:
