@@ -20,6 +20,7 @@ from bstuner.training._lightning import (
     forget_loaders,
     restart_evaluation,
     spawns_processes,
+    state_to_come,
 )
 from bstuner.training.find import find_largest
 from bstuner.training.placement import Placement
@@ -201,10 +202,12 @@ class BatchSizeFinder(OwnCallback):
             begin_epoch_anew(trainer)
 
     def _answer(self, trainer: Trainer, stage: str, display: SearchDisplay, fresh: bool) -> None:
-        if stage == "fit" and fresh and answers(self._resumed, self.settings, replicas(trainer)):
-            self._saved, self._result = self._resumed, None
-            self._placement = take_up(trainer, self.settings, display, self._saved, fresh=fresh)
-            return
+        if stage == "fit" and fresh:
+            self._resumed = self._resumed or state_to_come(trainer, self)
+            if answers(self._resumed, self.settings, replicas(trainer)):
+                self._saved, self._result = self._resumed, None
+                self._placement = take_up(trainer, self.settings, display, self._saved, fresh=fresh)
+                return
         self._result, self._placement = find_largest(trainer, stage, self.settings, display, fresh=fresh)
         display.show(self._result)
         if self.settings.global_batch_size is not None and stage == "fit":

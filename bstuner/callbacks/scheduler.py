@@ -19,7 +19,13 @@ from bstuner.core.scaling import Rule
 from bstuner.device.limit import parse_bytes
 from bstuner.errors import SettingRefused
 from bstuner.report.live import SearchDisplay, shows_progress
-from bstuner.training._lightning import end_run_early, log_step, spawns_processes
+from bstuner.training._lightning import (
+    checkpoint_to_resume,
+    end_run_early,
+    log_step,
+    spawns_processes,
+    state_to_come,
+)
 from bstuner.training.earlier_loaders import EarlierLoaders
 from bstuner.training.find import find_largest
 from bstuner.training.growing_fit import GrowingFit
@@ -149,6 +155,7 @@ class BatchSizeScheduler(OwnCallback):
             return
         if 0 in (trainer.limit_train_batches, trainer.max_epochs, trainer.max_steps):
             return  # nothing is trained
+        self._resumed = self._resumed or state_to_come(trainer, self)
         self._check_checkpoint(trainer)
         self._plan = self._make_plan(trainer)
         if trainer.is_global_zero and spawns_processes(trainer):
@@ -197,9 +204,10 @@ class BatchSizeScheduler(OwnCallback):
             raise SystemExit(EXIT_INTERRUPTED) from None
 
     def _check_checkpoint(self, trainer: Trainer) -> None:
-        if trainer.ckpt_path is not None and not self._resumed:
+        path = checkpoint_to_resume(trainer)
+        if path is not None and not self._resumed:
             raise SettingRefused(
-                f"Expected a checkpoint of a fit with BatchSizeScheduler, found {trainer.ckpt_path} without: its steps "
+                f"Expected a checkpoint of a fit with BatchSizeScheduler, found {path} without: its steps "
                 "are counted in other batches. Resume it without this callback, or load its weights alone and train "
                 "from the beginning."
             )
@@ -213,7 +221,7 @@ class BatchSizeScheduler(OwnCallback):
         different = plan.differences(self._resumed["plan"], self._resumed["epoch"])
         if different:
             raise SettingRefused(
-                f"Expected the plan that the checkpoint {trainer.ckpt_path} was trained by, found "
+                f"Expected the plan that the checkpoint {checkpoint_to_resume(trainer)} was trained by, found "
                 f"{'; '.join(different)}. Resume with the settings, the learning rate schedule and the data that it "
                 "was started with."
             )

@@ -34,7 +34,13 @@ from bstuner.report.schedule_record import plan_for_study
 from bstuner.report.tuning import TuningDisplay
 from bstuner.study.findings import write_answer, write_growth
 from bstuner.study.settings import TuneSettings
-from bstuner.training._lightning import end_run_early, forget_loaders, spawns_processes
+from bstuner.training._lightning import (
+    checkpoint_to_resume,
+    end_run_early,
+    forget_loaders,
+    spawns_processes,
+    state_to_come,
+)
 from bstuner.training.find import find_largest
 from bstuner.training.placement import Placement
 from bstuner.training.rehearsal import OwnCallback
@@ -202,6 +208,7 @@ class BatchSizeTuner(OwnCallback):
         if trainer.fast_dev_run:
             rank_zero_warn("BatchSizeTuner does not search under fast_dev_run: batch size and learning rate stay.")
             return
+        self._resumed = self._resumed or state_to_come(trainer, self)
         if self._resumed:
             self._saved, self._result = self._resumed, None
             self._put_in_place(trainer, start, self._take_up(trainer, start))
@@ -211,9 +218,10 @@ class BatchSizeTuner(OwnCallback):
             end_run_early(trainer)
 
     def _search(self, trainer: Trainer, start: FrozenStart) -> None:
-        if trainer.ckpt_path is not None:
+        path = checkpoint_to_resume(trainer)
+        if path is not None:
             raise SettingRefused(
-                f"Expected a fit from its beginning, or a checkpoint of one that was tuned, found {trainer.ckpt_path}: "
+                f"Expected a fit from its beginning, or a checkpoint of one that was tuned, found {path}: "
                 "its optimizer's learning rate would replace the one that is found. Tune first, then train."
             )
         shows = shows_progress(trainer)

@@ -6,12 +6,14 @@ Lightning's FSDPStrategy, which wraps the older FSDP of torch, refuses to run wi
 from __future__ import annotations
 
 import functools
+import tempfile
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
 import zoo
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from ranks import launch
 from sameness import assert_same
@@ -65,12 +67,12 @@ class Split(Sharded):
             parallelize_module(self.net, self.device_mesh["tensor_parallel"], plan)
 
 
-def fit(model: Sharded, *callbacks: L.Callback, **options: Any) -> dict[str, Any]:
+def fit(model: Sharded, *callbacks: L.Callback, ckpt_path: Any = None, **options: Any) -> dict[str, Any]:
     L.seed_everything(5, verbose=False)
     replicas = 1 if isinstance(model, Split) else 2
     strategy = ModelParallelStrategy(data_parallel_size=replicas, tensor_parallel_size=2 // replicas)
     trainer = zoo.trainer(*callbacks, devices=2, strategy=strategy, max_epochs=1, **options)
-    trainer.fit(model)
+    trainer.fit(model, ckpt_path=ckpt_path)
     weights = {
         name: value.to_local() if isinstance(value, DTensor) else value for name, value in model.named_parameters()
     }
@@ -81,6 +83,19 @@ def the_same_run() -> str:
     by_hand = fit(Sharded(batch_size=64, length=512))
     assert_same(fit(Sharded(batch_size=8, length=512), BatchSizeFinder(max_val=64)), by_hand)
     return "same"
+
+
+def resumed() -> tuple[int, bool, int]:
+    """The batches of a fit that goes on from a checkpoint of a searched one."""
+    with tempfile.TemporaryDirectory() as own:
+        folder = [own]
+        dist.broadcast_object_list(folder)
+        checkpoint = ModelCheckpoint(folder[0], every_n_train_steps=3)
+        fit(Sharded(batch_size=8, length=512), BatchSizeFinder(max_val=64), checkpoint, enable_checkpointing=True)
+        finder, model = BatchSizeFinder(max_val=16), Sharded(batch_size=8, length=512)
+        fit(model, finder, ckpt_path=checkpoint.best_model_path)
+        dist.barrier()
+    return model.batch_size, finder.result is None, len(model.losses)
 
 
 def the_same_run_split() -> Any:
@@ -115,6 +130,7 @@ SCENARIOS = {
     "backward": functools.partial(one_rank_runs_out_of_memory, "backward"),
     "backward, split": functools.partial(one_rank_runs_out_of_memory, "backward", Split),
     "limit": under_a_limit,
+    "resumed": resumed,
 }
 
 
@@ -150,6 +166,11 @@ def test_memory_that_runs_out_while_parameters_are_gathered_leaves_nothing_behin
 def test_memory_that_runs_out_before_the_parts_of_a_layer_are_summed_ends_the_probe_on_both(answers: Any) -> None:
     answer = answers["backward, split"]
     assert (answer["batch_size"], answer["limited_by"], answer["world_size"]) == (32, "memory", 1)
+
+
+def test_a_resumed_fit_takes_the_answer_from_its_checkpoint_and_does_not_search(answers: Any) -> None:
+    # Lightning restores what is sharded after `on_fit_start`.
+    assert answers["resumed"] == (64, True, 1)
 
 
 def test_a_limit_counts_what_is_gathered(answers: Any) -> None:

@@ -20,7 +20,7 @@ import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
@@ -469,3 +469,44 @@ def test_a_resumed_fit_has_the_restart_attributes_that_are_set() -> None:
 
     inside("fit", look)
     assert seen
+
+
+def test_the_checkpoint_of_a_fit_is_known_before_lightning_restores_it(tmp_path: Path) -> None:
+    """With a strategy that restores after `on_fit_start`, in a folder as it saves them."""
+
+    class Late(SingleDeviceStrategy):
+        @property
+        def restore_checkpoint_after_setup(self) -> bool:
+            return True
+
+        def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+            return super().load_checkpoint(Path(checkpoint_path) / "meta.pt", weights_only)
+
+    class Look(L.Callback):
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            self.seen.append(_lightning.checkpoint_to_resume(trainer))
+            self.seen.append(_lightning.state_to_come(trainer, self))
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"kept": torch.ones(1)}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.seen.append("restored")
+
+    (tmp_path / "one").mkdir()
+    saved, looks = tmp_path / "one" / "meta.pt", [Look(), Look(), Look()]
+    trainer = zoo.trainer(looks[0], max_epochs=1)
+    trainer.fit(zoo.Mlp(length=32))
+    trainer.save_checkpoint(saved)
+    assert looks[0].seen == [None, {}], "a fit from its beginning"
+    late = zoo.trainer(looks[1], max_epochs=2, strategy=Late("cpu"))
+    late.fit(zoo.Mlp(length=32), ckpt_path=str(saved.parent))
+    assert looks[1].seen == [str(saved.parent), {"kept": torch.ones(1)}, "restored"]
+    late.fit_loop.max_epochs = 3
+    late.fit(zoo.Mlp(length=32))
+    assert looks[1].seen[3:] == [None, {}], "not that of the fit before"
+    zoo.trainer(looks[2], max_epochs=2).fit(zoo.Mlp(length=32), ckpt_path=str(saved))
+    assert looks[2].seen == ["restored", str(saved), {}], "in time, by Lightning itself"

@@ -40,9 +40,11 @@ from bstuner.training._lightning.processes import (
 )
 from bstuner.training._lightning.resuming import (
     begin_epoch_in_full,
+    checkpoint_to_resume,
     end_epoch_in_full,
     go_on_after_batch,
     restore_metrics,
+    state_to_come,
     step_plateaus_after_batch,
 )
 from bstuner.training._lightning.stepping import (
@@ -57,6 +59,7 @@ __all__ = [
     "begin_epoch_anew",
     "begin_epoch_in_full",
     "checkpoint_steps",
+    "checkpoint_to_resume",
     "combination_mode",
     "end_epoch_in_full",
     "end_processes",
@@ -87,6 +90,7 @@ __all__ = [
     "set_step_limits",
     "shadow_scheduler_step",
     "spawns_processes",
+    "state_to_come",
     "step_plateaus_after_batch",
     "substitute_train_loaders",
     "validates_by_time",

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import sys
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from lightning.pytorch import Trainer
+import torch
+from lightning.fabric.utilities.load import _METADATA_FILENAME
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from torch import Tensor
 
 __all__ = [
     "begin_epoch_in_full",
+    "checkpoint_to_resume",
     "end_epoch_in_full",
     "go_on_after_batch",
     "restore_metrics",
+    "state_to_come",
     "step_plateaus_after_batch",
 ]
 
@@ -87,3 +97,44 @@ def restore_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
     """Put back the metrics that callbacks and schedulers read, as `trainer.callback_metrics` had them."""
     # _callback_metrics: what is logged adds to it; the public dict is this one.
     trainer._logger_connector._callback_metrics.update(metrics)
+
+
+def checkpoint_to_resume(trainer: Trainer) -> Any:
+    """The checkpoint that a fit goes on from; None for a fit from its beginning.
+
+    A strategy that shards the model has Lightning restore later than `on_fit_start`. Until then `trainer.ckpt_path` is
+    that of an earlier fit, and the one to come is nowhere but among the arguments of the method that runs the fit.
+
+    Args:
+        trainer: a Trainer in `on_fit_start`.
+
+    """
+    if not trainer.strategy.restore_checkpoint_after_setup:
+        return trainer.ckpt_path
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is Trainer._run.__code__ and frame.f_locals["self"] is trainer:
+            return frame.f_locals["ckpt_path"]
+        frame = frame.f_back
+    # Rather than to train on by another plan than the checkpoint's.
+    raise RuntimeError("Expected to be called by a Trainer that runs a fit, found none that does.")
+
+
+def state_to_come(trainer: Trainer, callback: Callback) -> dict[str, Any]:
+    """What the checkpoint that a fit goes on from holds of a callback, where Lightning restores it later; else nothing.
+
+    Args:
+        trainer: a Trainer in `on_fit_start`; to be called on all processes.
+        callback: one of its callbacks.
+
+    """
+    path = checkpoint_to_resume(trainer) if trainer.strategy.restore_checkpoint_after_setup else None
+    if path is None:
+        return {}
+    place = Path(trainer.strategy.broadcast(path))  # as Lightning does: all read the same
+    # A folder has the weights in files of their own, and a single file is mapped, not read.
+    file = place / _METADATA_FILENAME if place.is_dir() else place
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of an older torch's defaults, when Lightning reads it too
+        states = torch.load(file, mmap=True, map_location="cpu").get("callbacks", {})
+    return dict(copy.deepcopy(states.get(callback.state_key, {})))
