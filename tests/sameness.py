@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 
 def everything(module: L.LightningModule, trainer: L.Trainer) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def assert_same(found: Any, by_hand: Any, path: str = "") -> None:
         assert len(found) == len(by_hand), path
         for index, (one, other) in enumerate(zip(found, by_hand, strict=True)):
             assert_same(one, other, f"{path}/{index}")
+    elif isinstance(found, DTensor):
+        assert torch.equal(found.to_local(), by_hand.to_local()), path
     elif isinstance(found, (torch.Tensor, np.ndarray)):
         assert torch.equal(torch.as_tensor(found), torch.as_tensor(by_hand)), path
     else:
