@@ -111,13 +111,7 @@ def checkpoint_to_resume(trainer: Trainer) -> Any:
     """
     if not trainer.strategy.restore_checkpoint_after_setup:
         return trainer.ckpt_path
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code is Trainer._run.__code__ and frame.f_locals["self"] is trainer:
-            return frame.f_locals["ckpt_path"]
-        frame = frame.f_back
-    # Rather than to train on by another plan than the checkpoint's.
-    raise RuntimeError("Expected to be called by a Trainer that runs a fit, found none that does.")
+    return _arguments_of_run(trainer)["ckpt_path"]
 
 
 def state_to_come(trainer: Trainer, callback: Callback) -> dict[str, Any]:
@@ -136,5 +130,17 @@ def state_to_come(trainer: Trainer, callback: Callback) -> dict[str, Any]:
     file = place / _METADATA_FILENAME if place.is_dir() else place
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of an older torch's defaults, when Lightning reads it too
-        states = torch.load(file, mmap=True, map_location="cpu").get("callbacks", {})
-    return dict(copy.deepcopy(states.get(callback.state_key, {})))
+        weights_only = _arguments_of_run(trainer)["weights_only"]  # as the user has said to Lightning
+        saved = torch.load(file, mmap=True, map_location="cpu", weights_only=weights_only)
+    return dict(copy.deepcopy(saved.get("callbacks", {}).get(callback.state_key, {})))
+
+
+def _arguments_of_run(trainer: Trainer) -> dict[str, Any]:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        # _run: it keeps what `fit` was given nowhere else before the strategy has set up the model.
+        if frame.f_code is Trainer._run.__code__ and frame.f_locals["self"] is trainer:
+            return frame.f_locals
+        frame = frame.f_back
+    # Rather than to train on by another plan than the checkpoint's.
+    raise RuntimeError("Expected to be called by a Trainer that runs a fit, found none that does.")
