@@ -66,18 +66,20 @@ def test_growth_vs_decay_starts_both_alike_and_goes_on_where_it_was_stopped(tmp_
     output = run_benchmark("growth_vs_decay.py", *which, "--records", str(records))
 
     (compared,) = output["comparisons"]
-    assert compared["same_start"]
+    assert set(compared["growths"]) == {"growth"}  # SGD's rule is linear as it is
+    beside = compared["growths"]["growth"]
+    assert beside["same_start"]
     # The second epoch has a tenth of the learning rate: 1,438 samples in steps of 8, then of 64 or more.
-    assert (compared["nominal_steps"], compared["planned_steps"], compared["as_planned"]) == (2 * 180, 180 + 12, True)
-    assert compared["largest_batch"] == 128
+    assert (beside["nominal_steps"], beside["planned_steps"], beside["as_planned"]) == (2 * 180, 180 + 12, True)
+    assert beside["largest_batch"] == 128
     grid = {float(lr): loss for lr, loss in compared["grid"].items()}
     assert grid[compared["lr"]] == min(grid.values())
     decay, growth = compared["losses"]["decay"], compared["losses"]["growth"]
     differences = [grown - decayed for decayed, grown in zip(decay, growth, strict=True)]
     half = 12.7062 * stdev(differences) / math.sqrt(2)  # Student's t of one degree of freedom
-    assert compared["difference"] == pytest.approx(mean(differences))
-    assert compared["interval"] == pytest.approx([mean(differences) - half, mean(differences) + half], rel=1e-4)
-    assert compared["holds"] == (compared["interval"][1] < 2 * stdev(decay))
+    assert beside["difference"] == pytest.approx(mean(differences))
+    assert beside["interval"] == pytest.approx([mean(differences) - half, mean(differences) + half], rel=1e-4)
+    assert beside["holds"] == (beside["interval"][1] < 2 * stdev(decay))
 
     lines = records.read_text().splitlines(keepends=True)
     assert len(lines) == len(grid) + 4
@@ -95,5 +97,5 @@ def test_growth_vs_decay_prints_what_its_readme_shows_from_the_records_alone(tmp
     assert Path(copied).read_text() == kept.read_text()  # nothing was trained
     assert printed.strip() in (BENCHMARKS / "README.md").read_text()
     rows = printed.split("\n\n")[0].splitlines()[2:]
-    assert len(rows) == 2 * 2 * 3
+    assert len(rows) == 3 * (1 + 2) * 3  # three trainings; one way to grow with SGD and two with AdamW; three schedules
     assert all(row.split("|")[-2].strip() == "yes" for row in rows)  # as many steps as planned
