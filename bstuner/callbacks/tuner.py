@@ -18,10 +18,9 @@ from bstuner.callbacks.beginning import Beginning
 from bstuner.callbacks.mailbox import Mailbox
 from bstuner.callbacks.neighbours import refuse_beside_tuner
 from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices, keep_for_reports
-from bstuner.callbacks.warmup import LearningRateWarmup
+from bstuner.callbacks.tuned_fit import TunedFit
 from bstuner.core.budget import TrialBudget, check_trial_budget
 from bstuner.core.checks import check, is_whole
-from bstuner.core.layout import BatchLayout
 from bstuner.core.result import FindResult
 from bstuner.core.scaling import Rule
 from bstuner.core.trial import Mode
@@ -37,14 +36,12 @@ from bstuner.study.settings import TuneSettings
 from bstuner.training._lightning import (
     checkpoint_to_resume,
     end_run_early,
-    forget_loaders,
     spawns_processes,
     state_to_come,
 )
 from bstuner.training.find import find_largest
 from bstuner.training.placement import Placement
 from bstuner.training.rehearsal import OwnCallback
-from bstuner.training.remarks import accumulation_remarks
 from bstuner.training.resume import take_up, to_save
 from bstuner.training.run_plan import RunPlan
 from bstuner.training.session import FindSettings
@@ -182,7 +179,7 @@ class BatchSizeTuner(OwnCallback):
         self._beginning = Beginning()
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
-        self._warmup: LearningRateWarmup | None = None
+        self._fit: TunedFit | None = None
         self._publisher: Publisher | None = None  # while the fit that follows the search goes on
 
     @property
@@ -243,8 +240,7 @@ class BatchSizeTuner(OwnCallback):
             "lr": result.answer.lr,
             "warmup": search.warmup_of_the_fit(result.answer.lr),
         }
-        self._put_in_place(trainer, start, trials.in_place)
-        self._result = self._with_settings(result, trials.in_place)
+        self._result = self._put_in_place(trainer, start, trials.in_place).with_settings(result)
         self._publisher = search.publisher
         keep_for_reports(self._publisher, partial(write_answer, result=self._result))
         if trainer.is_global_zero:
@@ -266,37 +262,11 @@ class BatchSizeTuner(OwnCallback):
             placement = take_up(trainer, self.find_settings, display, self._saved, fresh=True)
         return locate_settings(trainer, placement.batching, self.trial_settings, start)
 
-    def _put_in_place(self, trainer: Trainer, start: FrozenStart, in_place: SettingsInPlace) -> None:
-        """Put the answer in place, as the user's own code would have it from the start."""
-        layout = BatchLayout(
-            self._saved["batch_size"], self._saved["accumulate_grad_batches"] or 1, in_place.layout.world
-        )
-        self.placement = in_place.placement(layout, self._saved["lr"])
-        start.restore()
-        in_place.prepare(trainer, layout)
-        forget_loaders(trainer)
-        in_place.build(trainer, layout, self._saved["lr"])
-        if self._saved["warmup"] is not None and not self.search_only:
-            self._warmup = LearningRateWarmup(*self._saved["warmup"])
-            self._warmup.setup(trainer, trainer.lightning_module, "fit")
-            self._warmup.load_state_dict(self._resumed.get("warmup_state", {}))
-            trainer.callbacks = [*trainer.callbacks, self._warmup]
-        if layout.accumulate != in_place.layout.accumulate:
-            for remark in accumulation_remarks(trainer.lightning_module, layout):
-                rank_zero_warn(remark)
-
-    def _with_settings(self, result: TuneResult, in_place: SettingsInPlace) -> TuneResult:
-        """The result, with what the run by hand has to set too."""
-        in_code = list(in_place.converted)
-        result = replace(result, warmup=self._saved["warmup"])
-        if self._saved["warmup"] is not None:
-            samples, start_factor = self._saved["warmup"]
-            in_code.append(f"LearningRateWarmup(samples={samples}, start_factor={start_factor!r}) in the callbacks")
-        if not self.search_only:
-            return result.with_settings((*in_place.changed, *in_code), in_place.warnings)
-        if in_place.learning_rate.attribute is None and result.lr != result.reference_lr:
-            in_code.insert(0, f"{result.lr_holder}: {result.reference_lr!r} -> {result.lr!r}")
-        return replace(result, by_hand=tuple(in_code)).with_settings(in_place.changed, in_place.warnings)
+    def _put_in_place(self, trainer: Trainer, start: FrozenStart, in_place: SettingsInPlace) -> TunedFit:
+        self._fit = TunedFit(in_place, self._saved, trains=not self.search_only)
+        self.placement = self._fit.placement
+        self._fit.put_in_place(trainer, start)
+        return self._fit
 
     def keep_growth(self, plan: RunPlan) -> None:
         """Keep in the study how the batch grows in the fit that follows the search.
@@ -315,16 +285,13 @@ class BatchSizeTuner(OwnCallback):
         """Leave nothing behind in the Trainer."""
         self._beginning.forget()
         self._publisher = None
-        if self._warmup is not None:
-            self._warmup.teardown(trainer, pl_module, stage)
-            trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self._warmup]
-            self._warmup = None
+        if self._fit is not None:
+            self._fit.put_back(trainer)
+            self._fit = None
 
     def state_dict(self) -> dict[str, Any]:
         """The answer, for the checkpoint."""
-        # The warm-up has a part of its own too, for whoever takes the tuner out and lists it. But Lightning reads that
-        # before a resumed fit has put the warm-up among the callbacks.
-        state = {} if self._warmup is None else {"warmup_state": self._warmup.state_dict()}
+        state = {} if self._fit is None else self._fit.state()
         return {**self._saved, **state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -65,10 +65,10 @@ class Peers:
 
     Guarded are the functions of `torch.distributed`, called by those names, and the functional ones that tensors on a
     mesh of devices call, on groups of all ranks. Not guarded, so that a rank which fails can leave others waiting for
-    the group's timeout: groups of fewer ranks and
-    point-to-point calls (an exchange needs everybody); functions imported by name before the attempt
-    (`from torch.distributed import all_reduce`); what C++ or compiled code calls, other than `DistributedDataParallel`
-    after `guard`; and an error inside a collective's own C++ code. A `meet` at the start of each batch keeps
+    the group's timeout: groups of fewer ranks and point-to-point calls (an exchange needs everybody); functions
+    imported by name before the attempt (`from torch.distributed import all_reduce`); what C++ or compiled code calls,
+    other than `DistributedDataParallel` after `guard`; and an error inside a collective's own C++ code. A `meet` at the
+    start of each batch keeps
     what such a failure costs to one batch.
 
     Args:

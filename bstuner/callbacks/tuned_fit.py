@@ -1,0 +1,87 @@
+"""A fit with the answer of a search in place, as the user's own code would have it from the start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from bstuner.callbacks.warmup import LearningRateWarmup
+from bstuner.core.layout import BatchLayout
+from bstuner.core.tune_result import TuneResult
+from bstuner.training._lightning import forget_loaders
+from bstuner.training.remarks import accumulation_remarks
+from bstuner.training.settings_in_place import SettingsInPlace
+from bstuner.training.state import FrozenStart
+
+__all__ = ["TunedFit"]
+
+
+class TunedFit:
+    """The batch size and learning rate that were found, and the warm-up that goes with them.
+
+    Args:
+        in_place: where they belong.
+        answer: what a checkpoint holds of the search: `batch_size`, `accumulate_grad_batches`, `lr` and `warmup`; with
+            `warmup_state`, where the warm-up goes on.
+        trains: whether the run goes on with them, or ends with the search.
+
+    Attributes:
+        placement: the answer and where it belongs.
+
+    """
+
+    def __init__(self, in_place: SettingsInPlace, answer: dict[str, Any], trains: bool) -> None:
+        self._in_place, self._answer, self._trains = in_place, answer, trains
+        self._layout = BatchLayout(answer["batch_size"], answer["accumulate_grad_batches"] or 1, in_place.layout.world)
+        self._warmup: LearningRateWarmup | None = None
+        self.placement = in_place.placement(self._layout, answer["lr"])
+
+    def put_in_place(self, trainer: Trainer, start: FrozenStart) -> None:
+        """Let the fit begin anew with the answer.
+
+        Args:
+            trainer: a Trainer in `on_fit_start`.
+            start: the run as it was before it had optimizers.
+
+        """
+        start.restore()
+        self._in_place.prepare(trainer, self._layout)
+        forget_loaders(trainer)
+        self._in_place.build(trainer, self._layout, self._answer["lr"])
+        if self._answer["warmup"] is not None and self._trains:
+            self._warmup = LearningRateWarmup(*self._answer["warmup"])
+            self._warmup.setup(trainer, trainer.lightning_module, "fit")
+            self._warmup.load_state_dict(self._answer.get("warmup_state", {}))
+            trainer.callbacks = [*trainer.callbacks, self._warmup]
+        if self._layout.accumulate != self._in_place.layout.accumulate:
+            for remark in accumulation_remarks(trainer.lightning_module, self._layout):
+                rank_zero_warn(remark)
+
+    def with_settings(self, result: TuneResult) -> TuneResult:
+        """The result, with what the run by hand has to set too."""
+        in_place, in_code = self._in_place, list(self._in_place.converted)
+        result = replace(result, warmup=self._answer["warmup"])
+        if self._answer["warmup"] is not None:
+            samples, start_factor = self._answer["warmup"]
+            in_code.append(f"LearningRateWarmup(samples={samples}, start_factor={start_factor!r}) in the callbacks")
+        if self._trains:
+            return result.with_settings((*in_place.changed, *in_code), in_place.warnings)
+        if in_place.learning_rate.attribute is None and result.lr != result.reference_lr:
+            in_code.insert(0, f"{result.lr_holder}: {result.reference_lr!r} -> {result.lr!r}")
+        return replace(result, by_hand=tuple(in_code)).with_settings(in_place.changed, in_place.warnings)
+
+    def state(self) -> dict[str, Any]:
+        """Where the warm-up is, for the checkpoint."""
+        # The warm-up has a part of its own too, for whoever takes the tuner out and lists it. But Lightning reads that
+        # before a resumed fit has put the warm-up among the callbacks.
+        return {} if self._warmup is None else {"warmup_state": self._warmup.state_dict()}
+
+    def put_back(self, trainer: Trainer) -> None:
+        """Take the warm-up out of the Trainer."""
+        if self._warmup is not None:
+            self._warmup.teardown(trainer, trainer.lightning_module, "fit")
+            trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self._warmup]
+            self._warmup = None
