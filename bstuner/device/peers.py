@@ -68,8 +68,7 @@ class Peers:
     the group's timeout: groups of fewer ranks and point-to-point calls (an exchange needs everybody); functions
     imported by name before the attempt (`from torch.distributed import all_reduce`); what C++ or compiled code calls,
     other than `DistributedDataParallel` after `guard`; and an error inside a collective's own C++ code. A `meet` at the
-    start of each batch keeps
-    what such a failure costs to one batch.
+    start of each batch keeps what such a failure costs to one batch.
 
     Args:
         control: The group for exchanges, of all ranks and used for nothing else, or None for a lone process.
