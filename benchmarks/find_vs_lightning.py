@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 import bstuner
-from bstuner.device.limit import parse_bytes
+from bstuner.core.memory_size import parse_bytes
 from bstuner.device.memory import CpuMemory
 from bstuner.device.oom import is_out_of_memory
 

@@ -6,25 +6,20 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder
-from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder, Checkpoint, LearningRateFinder
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from bstuner.callbacks.finder import BatchSizeFinder
-from bstuner.callbacks.scheduler import BatchSizeScheduler
-from bstuner.callbacks.tuner import BatchSizeTuner
-from bstuner.core.result import FindResult
-from bstuner.core.tune_result import TuneResult
+from bstuner.callbacks import BatchSizeFinder, BatchSizeScheduler, BatchSizeTuner
+from bstuner.core import FindResult, TuneResult
+from bstuner.core.growth import RunPlan
+from bstuner.device import RandomState
 from bstuner.errors import InvalidSetting
 from bstuner.training._lightning import spawns_processes
-from bstuner.training.placement import Placement
-from bstuner.training.random_state import RandomState
-from bstuner.training.rehearsal import OwnCallback
-from bstuner.training.run_plan import RunPlan
-from bstuner.training.settings_in_place import TunedPlacement
-from bstuner.training.snapshot import Snapshot
-from bstuner.training.spawned import in_processes
+from bstuner.training.batching import Placement
+from bstuner.training.freezing import Snapshot
+from bstuner.training.run import OwnCallback, in_processes
+from bstuner.training.settings import TunedPlacement
 
 __all__ = ["find", "schedule", "tune"]
 

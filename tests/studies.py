@@ -8,7 +8,7 @@ from typing import Any
 from formula_runner import SPACE, FormulaRunner
 from optuna import Study
 
-from bstuner.core.result import FindResult, Probe
+from bstuner.core.find_result import FindResult, Probe
 from bstuner.core.trial import Ending, TrialRequest
 from bstuner.study.findings import write_answer, write_environment, write_find, write_search
 from bstuner.study.search import tune

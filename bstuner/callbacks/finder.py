@@ -8,12 +8,11 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from bstuner.callbacks.beginning import Beginning
 from bstuner.callbacks.mailbox import Mailbox
-from bstuner.core.result import FindResult
-from bstuner.device.limit import parse_bytes
+from bstuner.callbacks.search_start import SearchStart
+from bstuner.core import FindResult, FindSettings, parse_bytes
 from bstuner.errors import InvalidSetting
-from bstuner.report.live import SearchDisplay, shows_progress
+from bstuner.report.terminal import SearchDisplay, shows_progress
 from bstuner.training._lightning import (
     begin_epoch_anew,
     end_run_early,
@@ -22,13 +21,9 @@ from bstuner.training._lightning import (
     spawns_processes,
     state_to_come,
 )
-from bstuner.training.find import find_largest
-from bstuner.training.placement import Placement
-from bstuner.training.rehearsal import OwnCallback
-from bstuner.training.remarks import accumulation_remarks
-from bstuner.training.resume import answers, take_up, to_save
-from bstuner.training.session import FindSettings
-from bstuner.training.strategy import replicas
+from bstuner.training.batching import Placement
+from bstuner.training.probing import accumulation_warnings, answers, find_largest, take_up, to_save
+from bstuner.training.run import OwnCallback, replicas
 
 __all__ = ["BatchSizeFinder"]
 
@@ -132,7 +127,7 @@ class BatchSizeFinder(OwnCallback):
         self._placement: Placement | None = None
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
-        self._beginning = Beginning()
+        self._beginning = SearchStart()
 
     @property
     def result(self) -> FindResult | None:
@@ -211,7 +206,7 @@ class BatchSizeFinder(OwnCallback):
         self._result, self._placement = find_largest(trainer, stage, self.settings, display, fresh=fresh)
         display.show(self._result)
         if self.settings.global_batch_size is not None and stage == "fit":
-            for remark in accumulation_remarks(trainer.lightning_module, self._result.layout):
+            for remark in accumulation_warnings(trainer.lightning_module, self._result.layout):
                 rank_zero_warn(remark)
         if stage == "fit":
             self._saved = to_save(self._result, self._placement, self.settings, trainer.current_epoch)

@@ -8,36 +8,20 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from bstuner.callbacks.conflicts import refuse_beside_scheduler
 from bstuner.callbacks.finder import EXIT_INTERRUPTED
 from bstuner.callbacks.mailbox import Mailbox
-from bstuner.callbacks.neighbours import refuse_beside_scheduler
 from bstuner.callbacks.tuner import BatchSizeTuner
-from bstuner.core.checks import check, is_whole
-from bstuner.core.growth import Rounding
-from bstuner.core.growth_settings import GrowthSettings
-from bstuner.core.scaling import Rule
-from bstuner.device.limit import parse_bytes
+from bstuner.core import FindSettings, Rule, check, is_whole, parse_bytes
+from bstuner.core.growth import GrowthSettings, Rounding, RunPlan
+from bstuner.device import RandomState
 from bstuner.errors import SettingRefused
-from bstuner.report.live import SearchDisplay, shows_progress
-from bstuner.training._lightning import (
-    checkpoint_to_resume,
-    end_run_early,
-    log_step,
-    spawns_processes,
-    state_to_come,
-)
-from bstuner.training.earlier_loaders import EarlierLoaders
-from bstuner.training.find import find_largest
-from bstuner.training.growing_fit import GrowingFit
-from bstuner.training.growth_plan import GrowthPlanner
-from bstuner.training.lr_at_step import lr_at_last_step
-from bstuner.training.planned_fit import PlannedFit
-from bstuner.training.random_state import RandomState
-from bstuner.training.rehearsal import OwnCallback
-from bstuner.training.run_plan import RunPlan
-from bstuner.training.session import FindSettings
-from bstuner.training.strategy import refuse_unsupported
-from bstuner.training.streamed_fit import StreamedFit
+from bstuner.optim import lr_at_last_step
+from bstuner.report.terminal import SearchDisplay, shows_progress
+from bstuner.training._lightning import checkpoint_to_resume, end_run_early, log_step, spawns_processes, state_to_come
+from bstuner.training.growing import GrowingFit, GrowthPlanner, IndexedFit, LoaderDraws, StreamedFit
+from bstuner.training.probing import find_largest
+from bstuner.training.run import OwnCallback, refuse_unsupported
 
 __all__ = ["BatchSizeScheduler"]
 
@@ -119,7 +103,7 @@ class BatchSizeScheduler(OwnCallback):
         self.search_only = False
         self._plan: RunPlan | None = None
         self._fit: GrowingFit | None = None
-        self._earlier: EarlierLoaders | None = None
+        self._earlier: LoaderDraws | None = None
         self._mailbox = Mailbox()
         self._resumed: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
@@ -143,7 +127,7 @@ class BatchSizeScheduler(OwnCallback):
             others = [callback for callback in trainer.callbacks if callback is not self]
             searches = [callback for callback in others if isinstance(callback, OwnCallback)]
             trainer.callbacks = [*searches, self, *(other for other in others if other not in searches)]
-            self._earlier = EarlierLoaders(trainer)
+            self._earlier = LoaderDraws(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan the fit, and put the plan in place before the loaders are made."""
@@ -165,7 +149,7 @@ class BatchSizeScheduler(OwnCallback):
             return
         if self._resumed:
             self._refuse_another_plan(trainer, self._plan.with_cuts(self._resumed["cuts"]))
-        kind = StreamedFit if self._plan.streams else PlannedFit
+        kind = StreamedFit if self._plan.streams else IndexedFit
         fit: GrowingFit = kind(trainer, self._plan, self._resumed, None if self._resumed else drawn)
         if fit.resumes_within_a_step:
             rank_zero_warn(

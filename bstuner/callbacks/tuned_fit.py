@@ -9,12 +9,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from bstuner.callbacks.warmup import LearningRateWarmup
-from bstuner.core.layout import BatchLayout
-from bstuner.core.tune_result import TuneResult
+from bstuner.core import BatchLayout, TuneResult
 from bstuner.training._lightning import forget_loaders
-from bstuner.training.remarks import accumulation_remarks
-from bstuner.training.settings_in_place import SettingsInPlace
-from bstuner.training.state import FrozenStart
+from bstuner.training.freezing import FrozenStart
+from bstuner.training.probing import accumulation_warnings
+from bstuner.training.settings import SettingsInPlace
 
 __all__ = ["TunedFit"]
 
@@ -57,7 +56,7 @@ class TunedFit:
             self._warmup.load_state_dict(self._answer.get("warmup_state", {}))
             trainer.callbacks = [*trainer.callbacks, self._warmup]
         if self._layout.accumulate != self._in_place.layout.accumulate:
-            for remark in accumulation_remarks(trainer.lightning_module, self._layout):
+            for remark in accumulation_warnings(trainer.lightning_module, self._layout):
                 rank_zero_warn(remark)
 
     def with_settings(self, result: TuneResult) -> TuneResult:

@@ -14,41 +14,37 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
-from bstuner.callbacks.beginning import Beginning
+from bstuner.callbacks.conflicts import refuse_beside_tuner
 from bstuner.callbacks.mailbox import Mailbox
-from bstuner.callbacks.neighbours import refuse_beside_tuner
-from bstuner.callbacks.search_for_pair import SearchForPair, StudyChoices, keep_for_reports
+from bstuner.callbacks.search_start import SearchStart
 from bstuner.callbacks.tuned_fit import TunedFit
-from bstuner.core.budget import TrialBudget, check_trial_budget
-from bstuner.core.checks import check, is_whole
-from bstuner.core.result import FindResult
-from bstuner.core.scaling import Rule
-from bstuner.core.trial import Mode
-from bstuner.core.tune_result import Objective, TuneResult
-from bstuner.dashboards.publisher import Publisher
-from bstuner.device.limit import parse_bytes
-from bstuner.errors import SettingRefused
-from bstuner.report.live import SearchDisplay, shows_progress
-from bstuner.report.schedule_record import plan_for_study
-from bstuner.report.tuning import TuningDisplay
-from bstuner.study.findings import write_answer, write_growth
-from bstuner.study.settings import TuneSettings
-from bstuner.training._lightning import (
-    checkpoint_to_resume,
-    end_run_early,
-    spawns_processes,
-    state_to_come,
+from bstuner.callbacks.tuner_search import StudyChoices, TunerSearch, keep_for_reports
+from bstuner.core import (
+    FindResult,
+    FindSettings,
+    Mode,
+    Objective,
+    Rule,
+    TrialBudget,
+    TuneResult,
+    check,
+    check_trial_budget,
+    is_whole,
+    parse_bytes,
 )
-from bstuner.training.find import find_largest
-from bstuner.training.placement import Placement
-from bstuner.training.rehearsal import OwnCallback
-from bstuner.training.resume import take_up, to_save
-from bstuner.training.run_plan import RunPlan
-from bstuner.training.session import FindSettings
-from bstuner.training.settings_in_place import SettingsInPlace, TunedPlacement
-from bstuner.training.state import FrozenStart
-from bstuner.training.trial_places import TrialSettings, largest_worth_finding, locate_settings
-from bstuner.training.trials import open_trials
+from bstuner.core.growth import RunPlan
+from bstuner.dashboards import Publisher
+from bstuner.errors import SettingRefused
+from bstuner.report import plan_for_study
+from bstuner.report.terminal import SearchDisplay, TuningDisplay, shows_progress
+from bstuner.study import TuneSettings, write_answer, write_growth
+from bstuner.training._lightning import checkpoint_to_resume, end_run_early, spawns_processes, state_to_come
+from bstuner.training.batching import Placement
+from bstuner.training.freezing import FrozenStart
+from bstuner.training.probing import find_largest, take_up, to_save
+from bstuner.training.run import OwnCallback
+from bstuner.training.settings import SettingsInPlace, TunedPlacement
+from bstuner.training.trials import TrialSettings, largest_worth_finding, locate_settings, open_trials
 
 __all__ = ["BatchSizeTuner"]
 
@@ -176,7 +172,7 @@ class BatchSizeTuner(OwnCallback):
         self.placement: TunedPlacement | None = None
         self._result: TuneResult | None = None
         self._mailbox = Mailbox()
-        self._beginning = Beginning()
+        self._beginning = SearchStart()
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._fit: TunedFit | None = None
@@ -227,7 +223,7 @@ class BatchSizeTuner(OwnCallback):
                 found, placement = self._find(trainer, display)
             # Silent itself about what it found: the findings at the end hold it.
             with open_trials(trainer, start, found, placement, self.trial_settings) as trials:
-                search = SearchForPair(trainer, trials, found, self.tune_settings, self.choices)
+                search = TunerSearch(trainer, trials, found, self.tune_settings, self.choices)
                 tuning = TuningDisplay(enabled=shows, **search.shown)
                 result = search.run(tuning)
         except KeyboardInterrupt:

@@ -18,11 +18,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
-from bstuner.core.scaling import warmup_lr
+from bstuner.core import warmup_lr
 from bstuner.errors import InvalidSetting
-from bstuner.training.lr_at_step import LRAtStep
-from bstuner.training.rehearsal import CallbackOfOtherRoot
-from bstuner.training.strategy import refuse_unsupported, replicas
+from bstuner.optim import LRAtStep
+from bstuner.training.run import CallbackOfOtherRoot, refuse_unsupported, replicas
 
 __all__ = ["LearningRateWarmup"]
 

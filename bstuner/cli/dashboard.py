@@ -18,9 +18,9 @@ from bstuner.cli.command import Command
 from bstuner.cli.dashboard_server import HOST, App, open_server
 from bstuner.cli.dashboard_store import FoldersOfArtifacts
 from bstuner.cli.studies import existing_storage, our_studies, pick_study
-from bstuner.dashboards.publish import FOLDER_ATTRIBUTE, artifacts_folder, is_published, publish
+from bstuner.dashboards import FOLDER_ATTRIBUTE, artifacts_folder, is_published, publish_study
 from bstuner.errors import InvalidSetting
-from bstuner.study.storage import storage_in_words
+from bstuner.study import storage_in_words
 
 __all__ = ["COMMAND", "Dashboard"]
 
@@ -96,7 +96,7 @@ def _bring_up_to_date(studies: Sequence[Study]) -> None:
     latest, *others = studies
     for study in (latest, *(each for each in others if not is_published(each))):
         try:
-            publish(study, artifacts_folder(study, Path()))
+            publish_study(study, artifacts_folder(study, Path()))
         except Exception as error:  # nothing of it keeps the trials from being looked at
             _say("Note", f"what {study.study_name} shows beside its trials could not be brought up to date: {error}")
 

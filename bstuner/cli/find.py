@@ -9,13 +9,13 @@ from lightning.pytorch import Trainer
 from rich.console import RenderableType
 
 from bstuner.api import find
-from bstuner.callbacks.finder import BatchSizeFinder
-from bstuner.cli.answer import Answer, Overlay
+from bstuner.callbacks import BatchSizeFinder
+from bstuner.cli.result_files import Answer, Overlay
 from bstuner.cli.script import ScriptRun
 from bstuner.cli.script_command import SEARCHES, ScriptCommand
-from bstuner.core.result import FindResult
-from bstuner.report.snippet import python_snippet
-from bstuner.report.summary import find_summary
+from bstuner.core import FindResult
+from bstuner.report import python_snippet
+from bstuner.report.terminal import render_find
 
 __all__ = ["COMMAND", "Find"]
 
@@ -47,7 +47,7 @@ with it, and the script runs to its end.
 
     def summary(self, found: FindResult) -> RenderableType:
         """As the callback shows it."""
-        return find_summary(found)
+        return render_find(found)
 
     def answer(self, found: FindResult, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
         """The batch size, where it goes, and what goes with it."""

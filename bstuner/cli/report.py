@@ -12,11 +12,10 @@ from rich.console import Console
 from bstuner.cli.command import Command
 from bstuner.cli.studies import existing_storage, pick_study
 from bstuner.errors import InvalidSetting
-from bstuner.report.files import write_text
+from bstuner.report import write_text
 from bstuner.report.page import report_page
-from bstuner.report.study_summary import study_summary
-from bstuner.study.findings import Findings
-from bstuner.study.storage import storage_in_words, storage_trouble
+from bstuner.report.terminal import render_study
+from bstuner.study import Findings, storage_in_words, storage_trouble
 
 __all__ = ["COMMAND", "REPORT_FILE", "Report"]
 
@@ -64,7 +63,7 @@ reach its storage, and while the search is on; nothing in it is changed.
         study = pick_study(storage, options.study_name)
         with storage_trouble(storage_in_words(study)):
             findings = Findings.read(study)
-        Console().print(study_summary(findings))
+        Console().print(render_study(findings))
         try:
             write_text(options.output, report_page(findings, datetime.now()))
         except OSError as error:

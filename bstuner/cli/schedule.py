@@ -11,14 +11,14 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import RenderableType
 
 from bstuner.api import schedule
-from bstuner.callbacks.scheduler import BatchSizeScheduler
-from bstuner.cli.answer import Answer, Overlay, writable
+from bstuner.callbacks import BatchSizeScheduler
+from bstuner.cli.result_files import Answer, Overlay, writable
 from bstuner.cli.script import ScriptRun
 from bstuner.cli.script_command import ScriptCommand
-from bstuner.report.schedule_plot import check_plot, save_plot
-from bstuner.report.schedule_record import plan_as_dict
-from bstuner.report.schedule_summary import schedule_summary
-from bstuner.training.run_plan import RunPlan
+from bstuner.core.growth import RunPlan
+from bstuner.report import plan_as_dict
+from bstuner.report.figures import check_plot, save_plot
+from bstuner.report.terminal import render_schedule
 
 __all__ = ["COMMAND", "SCHEDULE_FILE", "Schedule"]
 
@@ -94,7 +94,7 @@ plan, and the script runs to its end.
 
     def summary(self, found: _Planned) -> RenderableType:
         """The plan as a table."""
-        return schedule_summary(found.plan)
+        return render_schedule(found.plan)
 
     def answer(self, found: _Planned, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
         """The plan, and the callback that trains by it."""

@@ -12,19 +12,17 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder, LearningRateFinder
 from rich.console import Console, RenderableType
 
-from bstuner.callbacks.finder import BatchSizeFinder
-from bstuner.callbacks.tuner import BatchSizeTuner
-from bstuner.cli.answer import OVERLAY_FILE, Answer, writable
+from bstuner.callbacks import BatchSizeFinder, BatchSizeTuner
 from bstuner.cli.apply import go_on
 from bstuner.cli.command import Command
+from bstuner.cli.result_files import OVERLAY_FILE, Answer, writable
 from bstuner.cli.script import METHODS, Call, ScriptRun, rank, run_script
 from bstuner.cli.target import split, target_of
 from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
-from bstuner.report.live import shows_progress
+from bstuner.report.terminal import shows_progress
 from bstuner.training._lightning import end_processes
 
 __all__ = ["SEARCHES", "ScriptCommand"]

@@ -9,8 +9,7 @@ from optuna import Study
 from optuna.storages import BaseStorage
 
 from bstuner.errors import StudyMissing
-from bstuner.study.storage import open_storage, storage_in_words, storage_trouble
-from bstuner.study.store import is_ours
+from bstuner.study import is_ours, open_storage, storage_in_words, storage_trouble
 
 __all__ = ["existing_storage", "our_studies", "pick_study"]
 

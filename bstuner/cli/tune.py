@@ -11,16 +11,15 @@ from lightning.pytorch import Trainer
 from rich.console import RenderableType
 
 from bstuner.api import tune
-from bstuner.callbacks.tuner import BatchSizeTuner
-from bstuner.callbacks.warmup import LearningRateWarmup
-from bstuner.cli.answer import Answer, Overlay
+from bstuner.callbacks import BatchSizeTuner, LearningRateWarmup
+from bstuner.cli.result_files import Answer, Overlay
 from bstuner.cli.script import ScriptRun
 from bstuner.cli.script_command import SEARCHES, ScriptCommand
-from bstuner.core.tune_result import TuneResult
+from bstuner.core import TuneResult
 from bstuner.errors import InvalidSetting
-from bstuner.report.snippet import python_snippet
-from bstuner.report.tune_summary import tune_summary
-from bstuner.study.storage import DEFAULT_FILE, open_storage, storage_in_words
+from bstuner.report import python_snippet
+from bstuner.report.terminal import render_tune
+from bstuner.study import DEFAULT_FILE, open_storage, storage_in_words
 
 __all__ = ["COMMAND", "Tune"]
 
@@ -92,7 +91,7 @@ postgresql://..., on many.
 
     def summary(self, found: _Tuned) -> RenderableType:
         """As the callback shows it."""
-        return tune_summary(found.result)
+        return render_tune(found.result)
 
     def answer(self, found: _Tuned, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
         """The pair, where it goes, and what goes with it."""

@@ -1,1 +1,5 @@
-"""Pure arithmetic: plain numbers in, plain numbers out. Knows no torch.nn, no Lightning, no Optuna."""
+"""Pure numbers: what fits, how long a step takes, what a trial is. Knows no torch, no Lightning, no Optuna."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from bstuner.core.result import FindResult
+from bstuner.core.find_result import FindResult
 from bstuner.core.scaling import Rule
 from bstuner.core.trial import Mark, Mode, TrialRequest
 

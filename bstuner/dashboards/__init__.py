@@ -1,1 +1,5 @@
-"""What dashboards for Optuna show of a study that bstuner made: a note, figures, and the probes."""
+"""What dashboards for Optuna show of a study."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bstuner.core.tune_result import TuneResult
-from bstuner.report.page_parts import settings_texts
-from bstuner.report.tune_summary import tune_rows
-from bstuner.report.verdict import state_words, verdict
-from bstuner.study.findings import Findings
+from bstuner.core import TuneResult
+from bstuner.report import state_words, verdict_words
+from bstuner.report.page import settings_texts
+from bstuner.report.terminal import tune_rows
+from bstuner.study import Findings
 
 __all__ = ["note"]
 
@@ -22,7 +22,7 @@ def note(findings: Findings) -> str:
         findings: Those of a study.
     """
     result = findings.result
-    parts = [f"### {_plain(verdict(findings))}", _plain(state_words(findings)) + "."]
+    parts = [f"### {_plain(verdict_words(findings))}", _plain(state_words(findings)) + "."]
     if result is not None:
         _, settings = settings_texts(result, findings)["python"]
         parts += [f"```python\n{settings}\n```", "\n".join(_table(result))]

@@ -19,7 +19,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import InMemoryStorage
 from plotly.graph_objects import Figure
 
-from bstuner.core.result import FindResult
+from bstuner.core import FindResult
 from bstuner.dashboards.note import note
 from bstuner.report.figures import (
     curves_figure,
@@ -29,9 +29,7 @@ from bstuner.report.figures import (
     throughput_figure,
     trials_figure,
 )
-from bstuner.study.apart import set_system_attributes
-from bstuner.study.findings import Findings
-from bstuner.study.storage import storage_file, storage_in_words
+from bstuner.study import Findings, storage_file, storage_in_words, write_study_system_attrs
 
 __all__ = [
     "ARTIFACTS_FOLDER",
@@ -40,7 +38,7 @@ __all__ = [
     "artifacts_folder",
     "changes",
     "is_published",
-    "publish",
+    "publish_study",
 ]
 
 ARTIFACTS_FOLDER = "bstuner-artifacts"
@@ -63,7 +61,7 @@ _ARTIFACT, _OUR_ARTIFACT = "artifacts:{}", "bstuner:artifact"
 _SPACE = uuid.UUID("5d6c3f0e-1a52-4c39-9a0b-7f0a5f3b8c11")  # any: within it, each study has a name of its own
 
 
-def publish(study: Study, folder: Path | None) -> None:
+def publish_study(study: Study, folder: Path | None) -> None:
     """Bring what dashboards show of a study up to date, from all that it holds. Writes what has changed alone.
 
     Args:
@@ -79,7 +77,7 @@ def publish(study: Study, folder: Path | None) -> None:
     kept = study._storage.get_study_system_attrs(study._study_id)
     if findings.find is not None and folder is not None and _OUR_ARTIFACT not in kept:
         _keep_probes(study, findings.find, folder)
-    set_system_attributes(study, changes(kept, note(findings), figures))
+    write_study_system_attrs(study, changes(kept, note(findings), figures))
 
 
 def is_published(study: Study) -> bool:
@@ -138,6 +136,6 @@ def _keep_probes(study: Study, find: FindResult, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     FileSystemArtifactStore(folder).write(name, io.BytesIO(json.dumps(find.as_dict(), indent=2).encode()))
     told = {"artifact_id": name, "filename": PROBES_FILE, "mimetype": "application/json", "encoding": None}
-    set_system_attributes(study, {_ARTIFACT.format(name): json.dumps(told), _OUR_ARTIFACT: name})
+    write_study_system_attrs(study, {_ARTIFACT.format(name): json.dumps(told), _OUR_ARTIFACT: name})
     if storage_file(study) is None:
         study.set_user_attr(FOLDER_ATTRIBUTE, str(folder))

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from optuna import Study
 
-from bstuner.core.trial import Mark, TrialRequest
-from bstuner.core.tune_result import Role, TrialSummary, TuningObserver
-from bstuner.dashboards.publish import publish
+from bstuner.core import Mark, Role, TrialRequest, TrialSummary, TuningObserver
+from bstuner.dashboards.publish import publish_study
 
 __all__ = ["Publisher"]
 
@@ -57,7 +56,7 @@ class Publisher:
         if self.trouble:
             return
         try:
-            publish(self.study, self._folder)
+            publish_study(self.study, self._folder)
         except Exception as error:
             self.trouble = (
                 "What dashboards show of the study beside its trials could not be written: "

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
-from bstuner.device.limit import format_bytes
+from bstuner.core import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

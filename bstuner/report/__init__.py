@@ -1,1 +1,5 @@
-"""Results in, tables and files out."""
+"""Results in; words, files and figures out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

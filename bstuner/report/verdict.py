@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bstuner.core.tune_result import TrialSummary, TuneResult
-from bstuner.report.tune_summary import format_lr, format_metric, format_ratio, format_seconds, format_settings, quality
-from bstuner.study.findings import Findings
+from bstuner.core import TrialSummary, TuneResult
+from bstuner.report.words import format_lr, format_metric, format_ratio, format_seconds, format_settings, quality
+from bstuner.study import Findings
 
-__all__ = ["state_words", "verdict"]
+__all__ = ["state_words", "verdict_words"]
 
 
-def verdict(findings: Findings) -> str:
+def verdict_words(findings: Findings) -> str:
     """The verdict in a sentence.
 
     Args:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 from optuna import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bstuner.core.trial import Mark, Mode, TrialRequest, TrialRun, Watch
-from bstuner.core.tune_result import Role, TrialSummary, Verdict
-from bstuner.study.apart import keep_apart, kept_apart
+from bstuner.core import Mark, Mode, Role, TrialRequest, TrialRun, TrialSummary, Verdict, Watch
 from bstuner.study.objective import best_metric, to_target
 from bstuner.study.record import Record, StudyView, role_of, summarize, trained_seconds
+from bstuner.study.system_attrs import read_system_attrs, write_system_attr
 
 __all__ = ["Confirmation", "claim", "confirm", "confirm_quality", "confirms", "find_confirmation", "keep"]
 
@@ -50,7 +49,7 @@ def confirms(trial: FrozenTrial | Trial) -> int | None:
 def keep(trial: Trial, confirmation: Confirmation) -> None:
     """Keep a confirmation in the study, with the trial that claimed it."""
     trial.set_user_attr("confirmed", int(confirmation.holds))
-    keep_apart(trial, "confirmation", [asdict(run) for run in confirmation.runs])
+    write_system_attr(trial, "confirmation", [asdict(run) for run in confirmation.runs])
     trial.set_user_attr("seconds_trained", confirmation.seconds_trained)
 
 
@@ -58,7 +57,7 @@ def find_confirmation(view: StudyView, winner: Record) -> Confirmation | None:
     """The confirmation of this winner that the study holds; None where there is none."""
     for trial in view.in_state(TrialState.COMPLETE, TrialState.PRUNED):
         if confirms(trial) == winner.summary.number:
-            stored, told = trial.user_attrs, kept_apart(trial)["confirmation"]
+            stored, told = trial.user_attrs, read_system_attrs(trial)["confirmation"]
             runs = tuple(TrialSummary(**{**run, "curve": tuple(Mark(*mark) for mark in run["curve"])}) for run in told)
             return Confirmation(bool(stored["confirmed"]), runs, stored["seconds_trained"], trial.value)
     return None

@@ -10,15 +10,14 @@ from typing import Any, Literal
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bstuner.core.result import FindResult
-from bstuner.core.tune_result import Role, TrialSummary, TuneResult
+from bstuner.core import FindResult, Role, TrialSummary, TuneResult
 from bstuner.errors import StudyMismatch
-from bstuner.study.answer import answer_of
-from bstuner.study.apart import keep_apart, kept_apart
-from bstuner.study.processes import ProcessMark
+from bstuner.study.process_id import ProcessMark
 from bstuner.study.record import StudyView, role_of
+from bstuner.study.result import result_of
 from bstuner.study.storage import storage_in_words
 from bstuner.study.store import StudyFacts
+from bstuner.study.system_attrs import read_system_attrs, write_system_attr
 
 __all__ = [
     "Environment",
@@ -43,14 +42,14 @@ def write_search(study: Study, n_trials: int, lr_holder: str) -> None:
 
 def write_find(study: Study, find: FindResult) -> None:
     """Keep what the search for the largest batch found, unless another worker was first."""
-    if "find" not in kept_apart(study):
-        keep_apart(study, "find", find.as_dict())
+    if "find" not in read_system_attrs(study):
+        write_system_attr(study, "find", find.as_dict())
 
 
 def write_environment(study: Study, strategy: str) -> None:
     """Keep where the search runs, unless another worker was first; device and versions are kept by `open_study`."""
-    if "environment" not in kept_apart(study):
-        keep_apart(study, "environment", {"strategy": strategy, "system": platform.platform()})
+    if "environment" not in read_system_attrs(study):
+        write_system_attr(study, "environment", {"strategy": strategy, "system": platform.platform()})
 
 
 def write_answer(study: Study, result: TuneResult) -> None:
@@ -65,12 +64,12 @@ def write_answer(study: Study, result: TuneResult) -> None:
         "warnings": list(result.warnings),
         "seconds": result.seconds,
     }
-    keep_apart(study, "answer", content)
+    write_system_attr(study, "answer", content)
 
 
 def write_growth(study: Study, plan: dict[str, Any]) -> None:
     """Keep the growth plan of the fit that follows the search, in plain types."""
-    keep_apart(study, "growth", plan)
+    write_system_attr(study, "growth", plan)
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class Findings:
         Raises:
             StudyMismatch: bstuner did not make it, or a version did whose studies this one cannot read.
         """
-        attributes, apart = study.user_attrs, kept_apart(study)
+        attributes, apart = study.user_attrs, read_system_attrs(study)
         facts = _facts(study.study_name, attributes)
         view = StudyView.read(study, facts.objective, facts.mode)
         find = FindResult.from_dict(apart["find"]) if "find" in apart else None
@@ -180,7 +179,7 @@ class Findings:
         times = [time for trial in view.trials for time in (trial.datetime_start, trial.datetime_complete) if time]
         result = None
         if view.baseline is not None:
-            result = answer_of(view, facts.monitor, facts.trial_budget, facts.scaling_rule, facts.reference_lr)
+            result = result_of(view, facts.monitor, facts.trial_budget, facts.scaling_rule, facts.reference_lr)
             result = replace(
                 result,
                 study_name=study.study_name,
@@ -254,7 +253,7 @@ def _state(view: StudyView, alive: list[FrozenTrial], answered: bool, told: bool
 
 def _may_live(trial: FrozenTrial) -> bool:
     """Whether the process that runs a trial may be there; of other machines, nobody knows at one look."""
-    owner = kept_apart(trial).get("owner")
+    owner = read_system_attrs(trial).get("owner")
     if owner is None:
         return True
     return ProcessMark(owner["host"], owner["machine"], owner["pid"], owner["started"]).is_running() is not False
@@ -262,13 +261,13 @@ def _may_live(trial: FrozenTrial) -> bool:
 
 def _running(trial: FrozenTrial) -> RunningTrial:
     told = trial.user_attrs
-    host = kept_apart(trial).get("owner", {}).get("host", "")
+    host = read_system_attrs(trial).get("owner", {}).get("host", "")
     return RunningTrial(trial.number, role_of(trial), told.get("effective_batch_size"), told.get("lr"), host)
 
 
 def _environment(facts: StudyFacts, attributes: dict[str, Any], apart: dict[str, Any], view: StudyView) -> Environment:
     told = apart.get("environment", {})
-    owners = [kept["owner"] for kept in map(kept_apart, view.trials) if "owner" in kept]
+    owners = [kept["owner"] for kept in map(read_system_attrs, view.trials) if "owner" in kept]
     hosts = [owner["host"] for owner in owners]
     return Environment(
         device=facts.gpu_name,

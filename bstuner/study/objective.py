@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from bstuner.core.trial import Mark, Mode, TrialRun, samples_to_target
-from bstuner.core.tune_result import Objective, Verdict
-from bstuner.study.pace import pace
+from bstuner.core import Mark, Mode, Objective, TrialRun, Verdict, samples_to_target
+from bstuner.study.curve_ratio import pace
 from bstuner.study.record import Record
 
 __all__ = ["BaselineJudge", "Judge", "Judgement", "QualityJudge", "TimeJudge", "best_metric", "directions", "to_target"]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bstuner.core.scaling import Rule
+from bstuner.core import Rule
 
 __all__ = ["Observation", "PaceModel"]
 

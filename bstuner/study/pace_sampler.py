@@ -12,9 +12,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from bstuner.core.step_time import StepTime
-from bstuner.core.trial import Mode
-from bstuner.study.pace import pace
+from bstuner.core import Mode, StepTime
+from bstuner.study.curve_ratio import pace
 from bstuner.study.pace_model import Observation, PaceModel
 from bstuner.study.record import Record, StudyView, role_of
 from bstuner.study.space import BASE_LR, LOG2_BATCH_RATIO, SearchSpace

@@ -10,9 +10,8 @@ from typing import Any, get_args
 from optuna import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bstuner.core.trial import Mark, Mode, TrialRequest, TrialRun
-from bstuner.core.tune_result import Objective, Role, TrialSummary, Verdict
-from bstuner.study.apart import keep_apart, kept_apart
+from bstuner.core import Mark, Mode, Objective, Role, TrialRequest, TrialRun, TrialSummary, Verdict
+from bstuner.study.system_attrs import read_system_attrs, write_system_attr
 
 __all__ = [
     "Record",
@@ -78,7 +77,7 @@ def write_summary(trial: Trial, run: TrialRun, summary: TrialSummary, capacity_b
     for name, value in attributes.items():
         if value is not None:
             trial.set_user_attr(name, value)
-    keep_apart(trial, "curve", [list(mark) for mark in summary.curve])
+    write_system_attr(trial, "curve", [list(mark) for mark in summary.curve])
     if peak is not None and capacity is not None:
         trial.set_constraint("memory_gib", peak - capacity)
 
@@ -168,7 +167,7 @@ class Record:
             steps=attrs["steps"],
             peak_bytes=None if peak is None else round(peak * GIB),
             reason=attrs["reason"],
-            curve=tuple(Mark(*mark) for mark in kept_apart(trial).get("curve", ())),
+            curve=tuple(Mark(*mark) for mark in read_system_attrs(trial).get("curve", ())),
         )
         value = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
         return cls(summary, value, dict(trial.params), attrs["seconds_trained"], attrs.get("expected_gain"))

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from optuna.trial import Trial
 
-from bstuner.core.trial import Mark, Mode
-from bstuner.core.tune_result import Objective
+from bstuner.core import Mark, Mode, Objective
 
 __all__ = ["Reporter"]
 

@@ -12,20 +12,29 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from bstuner.core.trial import Mark, TrialRequest, TrialRun, TrialRunner, Watch
-from bstuner.core.tune_result import Role, SilentObserver, TuneResult, TuningObserver
+from bstuner.core import (
+    Mark,
+    Role,
+    SilentObserver,
+    TrialRequest,
+    TrialRun,
+    TrialRunner,
+    TuneResult,
+    TuningObserver,
+    Watch,
+)
 from bstuner.errors import BaselineFailed, InvalidSetting
-from bstuner.study.answer import answer_of
 from bstuner.study.confirm import claim, confirm, confirm_quality, confirms, find_confirmation, keep
 from bstuner.study.objective import BaselineJudge, Judge, Judgement, QualityJudge, TimeJudge
 from bstuner.study.pace_sampler import PaceSampler
 from bstuner.study.record import StudyView, role_of, write_request
 from bstuner.study.reporter import Reporter
+from bstuner.study.result import result_of
 from bstuner.study.settings import TuneSettings
 from bstuner.study.space import SearchSpace
 from bstuner.study.stopping import check_baseline, stop_reason
-from bstuner.study.telling import give_up, tell, tell_pruned
-from bstuner.study.worker_protocol import LoneWorker, StudyWorker
+from bstuner.study.tell import give_up, tell, tell_pruned
+from bstuner.study.workers import LoneWorker, StudyWorker
 
 __all__ = ["tune"]
 
@@ -277,7 +286,7 @@ class _Search:
     def _result(self, view: StudyView, stopped: str) -> TuneResult:
         """Put the answer together, from the study alone."""
         return replace(
-            answer_of(view, self.settings.monitor, self.runner.budget, self.space.rule, self.space.reference_lr),
+            result_of(view, self.settings.monitor, self.runner.budget, self.space.rule, self.space.reference_lr),
             study_name=self.study.study_name,
             stopped=stopped,
             seconds=self.clock() - self.started,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bstuner.core.trial import Mode
-from bstuner.core.tune_result import Objective
+from bstuner.core import Mode, Objective
 from bstuner.errors import InvalidSetting
 
 __all__ = ["TuneSettings"]

@@ -9,8 +9,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from bstuner.core.scaling import Rule, scale_lr
-from bstuner.core.trial import TrialRequest
+from bstuner.core import Rule, TrialRequest, scale_lr
 from bstuner.errors import InvalidSetting
 
 __all__ = ["BASE_LR", "LOG2_BATCH_RATIO", "SearchSpace"]

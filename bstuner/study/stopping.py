@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bstuner.core.trial import Mode, TrialRun
+from bstuner.core import Mode, TrialRun
 from bstuner.errors import BaselineFailed
 from bstuner.study.record import Record, StudyView
 from bstuner.study.settings import TuneSettings

@@ -17,9 +17,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection, StudySummary
 
-from bstuner.core.scaling import Rule
-from bstuner.core.trial import Mode
-from bstuner.core.tune_result import Objective
+from bstuner.core import Mode, Objective, Rule
 from bstuner.errors import StudyMismatch
 from bstuner.study.objective import directions
 from bstuner.study.storage import DEFAULT_FILE, Storage, open_storage, storage_in_words, storage_trouble

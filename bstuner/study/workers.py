@@ -8,7 +8,7 @@ from dataclasses import asdict
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna import Study
@@ -16,8 +16,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bstuner.errors import InvalidSetting
-from bstuner.study.apart import keep_apart, kept_apart
-from bstuner.study.processes import ProcessMark
+from bstuner.study.process_id import ProcessMark
+from bstuner.study.system_attrs import read_system_attrs, write_system_attr
 
 __all__ = ["Worker"]
 
@@ -129,7 +129,7 @@ class Worker:
                 self._storage.set_trial_user_attr(trial._trial_id, "outcome", "repeated")
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 return False
-            keep_apart(trial, _OWNER, owner)
+            write_system_attr(trial, _OWNER, owner)
         except UpdateFinishedTrialError:  # it took so long that others gave it up
             return False
         self._current = trial, owner
@@ -143,7 +143,7 @@ class Worker:
         Args:
             trial: A running trial, just read from the study.
         """
-        owner = kept_apart(trial).get(_OWNER)
+        owner = read_system_attrs(trial).get(_OWNER)
         if owner is None:
             return self._changes("trial", trial.number, None)
         if owner["worker"] in _PRESENT:
@@ -159,7 +159,7 @@ class Worker:
         trials = self._study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state == TrialState.RUNNING and not self.alive(trial):
-                owner = kept_apart(trial).get(_OWNER)
+                owner = read_system_attrs(trial).get(_OWNER)
                 who = f"process {owner['pid']} on {owner['host']}" if owner else "its worker"
                 self._lose(trial, f"{who} ended before it was finished", deaths=1)
         repeated = {trial.system_attrs.get(_REPEATS) for trial in trials}
@@ -181,7 +181,7 @@ class Worker:
         trial, owner = current
         owner["beat"] += 1
         try:
-            keep_apart(trial, _OWNER, dict(owner))
+            write_system_attr(trial, _OWNER, dict(owner))
         except UpdateFinishedTrialError:
             if self._current is current:
                 self._current = None
@@ -224,7 +224,7 @@ class Worker:
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if not params:  # the worker died before it had any: there is nothing to lose
             return
-        owner = kept_apart(trial).get(_OWNER)
+        owner = read_system_attrs(trial).get(_OWNER)
         enqueued = owner["enqueued"] if owner else trial.user_attrs.keys() - {"outcome", "error"}
         self._study.add_trial(
             optuna.create_trial(
@@ -233,3 +233,31 @@ class Worker:
                 system_attrs={"fixed_params": params, _REPEATS: trial.number, _DEATHS: deaths},
             )
         )
+
+
+class StudyWorker(Protocol):
+    """One of the processes that share a study."""
+
+    def own(self, trial: Trial) -> bool:
+        """Mark a trial as this process's own, right after it was asked for; False where it is not to be run."""
+
+    def reap(self) -> None:
+        """Tell the trials of dead processes as failed, and enqueue them again with the role they had."""
+
+    def alive(self, trial: FrozenTrial) -> bool:
+        """Whether the process that runs a trial lives."""
+
+
+class LoneWorker:
+    """A process alone with its study: whoever began what is still running there is gone."""
+
+    def own(self, trial: Trial) -> bool:
+        """Nobody else asks."""
+        return True
+
+    def reap(self) -> None:
+        """Leave them: their parameters were never judged, so nothing is lost."""
+
+    def alive(self, trial: FrozenTrial) -> bool:
+        """Nobody else lives."""
+        return False

@@ -16,7 +16,7 @@ import bstuner
 from bstuner import BatchSizeFinder, FindResult
 from bstuner.core.layout import BatchLayout
 from bstuner.errors import InvalidSetting, LayoutImpossible, NothingFits
-from bstuner.training.remarks import accumulation_remarks
+from bstuner.training.probing.warnings import accumulation_warnings
 
 layers_named = pytest.mark.filterwarnings("ignore:.*(takes its statistics over|sums its loss)")
 
@@ -142,10 +142,10 @@ def test_layers_to_which_accumulation_is_not_one_large_batch_are_named() -> None
 def test_what_synchronised_layers_see_together_is_told() -> None:
     layout = BatchLayout(micro=32, accumulate=4, world=2)
     module = torch.nn.Sequential(nn.BatchNorm2d(3))
-    (apart,) = accumulation_remarks(module, layout)
+    (apart,) = accumulation_warnings(module, layout)
     assert "over the 32 samples of a micro-batch, not over 256" in apart
     assert apart.endswith("Trainer(sync_batchnorm=True) would take 64.")
-    (together,) = accumulation_remarks(nn.SyncBatchNorm.convert_sync_batchnorm(module), layout)
+    (together,) = accumulation_warnings(nn.SyncBatchNorm.convert_sync_batchnorm(module), layout)
     assert together.startswith(
         "0 (SyncBatchNorm) takes its statistics over the 64 samples that 2 processes have at a time (SyncBatchNorm), "
         "not over 256: "

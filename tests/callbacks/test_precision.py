@@ -538,7 +538,7 @@ def test_where_memory_is_not_counted_op_by_op_compilations_are_told_and_forgotte
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, part = COMPILATIONS[name]
-    monkeypatch.setattr("bstuner.training.session.memory_of", lambda *_, **__: Uncounted())
+    monkeypatch.setattr("bstuner.training.probing.session.memory_of", lambda *_, **__: Uncounted())
 
     class Mark(L.Callback):
         def on_fit_start(self, trainer: L.Trainer, *_: Any) -> None:

@@ -28,8 +28,8 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from bstuner import BatchSizeFinder, LearningRateWarmup
 from bstuner.callbacks.scheduler import BatchSizeScheduler
-from bstuner.core.epoch_plan import EpochPlan
-from bstuner.core.growth import Phase
+from bstuner.core.growth.epoch_plan import EpochPlan
+from bstuner.core.growth.phases import Phase
 from bstuner.errors import InvalidSetting, SettingRefused
 
 # Batches of 4 double after 60 and after 100 of 40 steps an epoch; a tenth of the samples are 16.

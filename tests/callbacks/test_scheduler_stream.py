@@ -11,11 +11,11 @@ import torch
 import zoo
 from growing import Grower, Numbered, fit, halves, scheduler, steps
 from lightning.pytorch.callbacks import ModelCheckpoint
-from ranks import launch
+from processes import launch
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from bstuner.core.growth import Phase
+from bstuner.core.growth.phases import Phase
 from bstuner.errors import SettingRefused
 
 LENGTH = 160

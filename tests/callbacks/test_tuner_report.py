@@ -15,8 +15,8 @@ from bstuner import BatchSizeScheduler, BatchSizeTuner, TuneResult
 from bstuner.callbacks import tuner as room
 from bstuner.cli.main import main
 from bstuner.cli.studies import existing_storage, pick_study
+from bstuner.core.growth.run_plan import RunPlan
 from bstuner.study.findings import Findings
-from bstuner.training.run_plan import RunPlan
 
 
 class Fit:

@@ -21,7 +21,7 @@ from tuning import REFERENCE, Noisy, Picks, Wish, by_step, rate_of, result_of, s
 import bstuner
 from bstuner import BatchSizeTuner, TuneResult
 from bstuner.errors import StudyMismatch
-from bstuner.training import timing
+from bstuner.training.probing import timing
 
 
 class Clock:

@@ -10,8 +10,12 @@ import optuna
 import pytest
 import torch
 import zoo
-from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder as LightningsFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+)
 from sameness import assert_same, everything
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset

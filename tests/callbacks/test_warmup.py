@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import processes
 import pytest
 import pytorch_lightning as pl
-import ranks
 import torch
 import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -23,7 +23,7 @@ from bstuner import BatchSizeFinder
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core.scaling import warmup_lr
 from bstuner.errors import InvalidSetting, UnsupportedStrategy
-from bstuner.training.rehearsal import takes_part
+from bstuner.training.run.callbacks import takes_part
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
@@ -447,7 +447,7 @@ def two_runs() -> list[tuple[int, list[list[float]]]]:
 
 
 def test_two_processes_count_the_samples_of_both() -> None:
-    values = [rank.value for rank in ranks.launch(two_runs)]
+    values = [rank.value for rank in processes.launch(two_runs)]
     assert values[0] == values[1]
     (none, even), (some, uneven) = values[0]
     decay = [0.1 * 0.9**step for step in range(7)]

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from cli.commands import Command, python, result, write
 
-from bstuner.report.tuning import TuningDisplay
+from bstuner.report.terminal.tune_display import TuningDisplay
 from bstuner.study.storage import open_storage
 from bstuner.study.workers import Worker
 

@@ -40,7 +40,7 @@ from loader_kinds import (
     on_two_processes,
     selected,
 )
-from ranks import launch
+from processes import launch
 from sameness import assert_same, everything
 from table import committed, table
 from torchdata.stateful_dataloader import StatefulDataLoader

@@ -6,8 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bstuner.core.budget import budget_in_samples, check_trial_budget, sample_marks
 from bstuner.errors import InvalidSetting

@@ -5,8 +5,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from bstuner.core.layout import BatchLayout, fuller_layouts, nearest_layouts, possible_micro_batches
 from bstuner.errors import InvalidSetting, LayoutImpossible

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bstuner.core.scaling import AdamConstants, rule_for, scale_adam, scale_lr, unscale_lr, warmup_lr
 from bstuner.errors import InvalidSetting

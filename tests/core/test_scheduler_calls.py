@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bstuner.core.scheduler_calls import calls_by_epoch, calls_by_step, is_due
 

@@ -7,8 +7,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from bstuner.core.memory_line import MemoryLine
 from bstuner.core.search import BatchSizeSearch

@@ -11,7 +11,7 @@ from studies import FACTS, FIND, searched
 
 from bstuner.dashboards.note import note
 from bstuner.errors import BaselineFailed
-from bstuner.report.verdict import verdict
+from bstuner.report.verdict import verdict_words
 from bstuner.study.findings import Findings, write_find, write_search
 from bstuner.study.store import StudyFacts, open_study
 
@@ -24,7 +24,7 @@ def test_it_tells_the_verdict_the_settings_and_the_findings() -> None:
     findings = Findings.read(searched(InMemoryStorage(), n_trials=4))
     assert findings.result is not None
     told = note(findings)
-    assert told.replace("\\", "").startswith(f"### {verdict(findings)}\n\nEnded after 4 trials: ")
+    assert told.replace("\\", "").startswith(f"### {verdict_words(findings)}\n\nEnded after 4 trials: ")
     assert f"```python\nbatch_size = {findings.result.batch_size}  # Digits.batch_size\n" in told
     assert "\n# and change max_steps: 400 -> 200\n```\n" in told
     assert "| Fits | 256 per device (1.2 GiB measured; 512 would need 1.5 GiB) after 6 probes, 2.2 s |\n" in told

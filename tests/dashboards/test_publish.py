@@ -25,8 +25,8 @@ from studies import FACTS, FIND, searched
 
 from bstuner.cli.dashboard import _app
 from bstuner.cli.studies import existing_storage, our_studies, pick_study
-from bstuner.dashboards.publish import FOLDER_ATTRIBUTE, artifacts_folder, changes, is_published, publish
-from bstuner.study.apart import keep_apart
+from bstuner.dashboards.publish import FOLDER_ATTRIBUTE, artifacts_folder, changes, is_published, publish_study
+from bstuner.study.system_attrs import write_system_attr
 
 FIGURES = {"memory-vs-batch", "throughput-vs-batch", "trials", "curves"}
 TRIALS = 9  # 8 and the confirmation
@@ -57,7 +57,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     storage = {"journal": f"{folder}/bstuner-study.log", "sqlite": f"sqlite:///{folder}/study.db"}.get(request.param)
     storage = storage or request.getfixturevalue("server").new_database()
     study = searched(storage, n_trials=TRIALS - 1)
-    publish(study, artifacts_folder(study, folder))
+    publish_study(study, artifacts_folder(study, folder))
     there = existing_storage(storage)  # as another process opens it
     with serving(_app(there, our_studies(there))) as port:
         yield Served(f"http://127.0.0.1:{port}", study, folder)
@@ -155,7 +155,7 @@ def test_a_browser_shows_the_note_and_a_table_of_the_trials(served: Served, brow
 @pytest.mark.parametrize(("objective", "names"), [("both", {*FIGURES, "front"}), ("metric", FIGURES)])
 def test_other_objectives_have_their_figures(objective: Any, names: set[str]) -> None:
     study = searched(InMemoryStorage(), facts=replace(FACTS, objective=objective), n_trials=6)
-    publish(study, None)
+    publish_study(study, None)
     kept = study._storage.get_study_system_attrs(study._study_id)
     prefix = "dashboard:plot_data:"
     assert {name[len(prefix) : -len(":0")] for name in kept if name.startswith(prefix)} == names
@@ -164,10 +164,10 @@ def test_other_objectives_have_their_figures(objective: Any, names: set[str]) ->
 def test_what_has_not_changed_is_not_written_again(tmp_path: Path) -> None:
     study = searched(tmp_path / "study.log", n_trials=3)
     folder = artifacts_folder(study, tmp_path)
-    publish(study, folder)
+    publish_study(study, folder)
     before = (tmp_path / "study.log").read_bytes()
-    publish(study, folder)
-    publish(pick_study(existing_storage(str(tmp_path / "study.log"))), folder)  # another worker
+    publish_study(study, folder)
+    publish_study(pick_study(existing_storage(str(tmp_path / "study.log"))), folder)  # another worker
     assert (tmp_path / "study.log").read_bytes() == before
 
 
@@ -178,7 +178,7 @@ def test_workers_that_publish_at_once_leave_one_note_and_one_file(tmp_path: Path
 
     def work(study: Study) -> None:
         together.wait()
-        publish(study, artifacts_folder(study, tmp_path))
+        publish_study(study, artifacts_folder(study, tmp_path))
 
     threads = [threading.Thread(target=work, args=[study]) for study in studies]
     for thread in threads:
@@ -195,10 +195,10 @@ def test_workers_that_publish_at_once_leave_one_note_and_one_file(tmp_path: Path
 def test_a_note_that_somebody_has_edited_stays_as_it_is() -> None:
     study = searched(InMemoryStorage(), n_trials=3)
     assert not is_published(study)
-    publish(study, None)
+    publish_study(study, None)
     assert is_published(study)
     optuna_dashboard.save_note(study, "my own words")
-    publish(study, None)
+    publish_study(study, None)
     assert optuna_dashboard.get_note(study) == "my own words"
 
 
@@ -217,22 +217,22 @@ def test_the_figures_are_named_as_dashboards_allow() -> None:
 
 def test_in_a_database_the_study_tells_where_its_files_lie(tmp_path: Path) -> None:
     study = searched("sqlite://", n_trials=3)  # in memory, with no file to lie beside
-    publish(study, artifacts_folder(study, tmp_path / "root"))
+    publish_study(study, artifacts_folder(study, tmp_path / "root"))
     assert study.user_attrs[FOLDER_ATTRIBUTE] == str(tmp_path / "root" / "bstuner-artifacts")
     study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
 
 
 def test_a_study_in_memory_writes_no_file(tmp_path: Path) -> None:
     study = searched(InMemoryStorage(), n_trials=3)
-    publish(study, artifacts_folder(study, tmp_path))
+    publish_study(study, artifacts_folder(study, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_viewers_without_optuna_can_read_the_journal(tmp_path: Path) -> None:
     """What the extension of an editor and the app in a browser need, which read the file line by line themselves."""
     study = searched(tmp_path / "bstuner-study.log", n_trials=TRIALS - 1)
-    publish(study, artifacts_folder(study, tmp_path))
-    keep_apart(study, "growth", {})
+    publish_study(study, artifacts_folder(study, tmp_path))
+    write_system_attr(study, "growth", {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bstuner-artifacts", "bstuner-study.log"]
 
     def refuse(constant: str) -> None:

@@ -11,11 +11,11 @@ from studies import FACTS, FIND
 
 from bstuner.core.tune_result import TuneResult
 from bstuner.dashboards.publisher import Publisher
-from bstuner.study.apart import kept_apart
 from bstuner.study.findings import write_find
 from bstuner.study.search import tune
 from bstuner.study.settings import TuneSettings
 from bstuner.study.store import open_study
+from bstuner.study.system_attrs import read_system_attrs
 
 HOW = TuneSettings("val_loss", n_trials=8, patience=None, seed=1)
 
@@ -33,7 +33,7 @@ def searched(folder: Path | None = None) -> Searched:
     study = open_study(InMemoryStorage(), "digits", FACTS)
     write_find(study, FIND)
     versions: list[int] = []
-    runner = FormulaRunner(before=lambda request: versions.append(kept_apart(study).get("note_ver", 0)))
+    runner = FormulaRunner(before=lambda request: versions.append(read_system_attrs(study).get("note_ver", 0)))
     diary = Diary()
     publisher = Publisher(study, folder, diary)
     result = tune(runner, SPACE, HOW, study, observer=publisher, clock=lambda: 0.0)

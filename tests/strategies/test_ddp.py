@@ -11,7 +11,7 @@ import pytest
 import torch
 import zoo
 from lightning.pytorch.strategies import DDPStrategy
-from ranks import launch
+from processes import launch
 from sameness import assert_same, everything
 from torch import distributed as dist
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler

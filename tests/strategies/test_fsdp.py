@@ -15,10 +15,9 @@ import torch
 import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from ranks import launch
+from processes import launch
 from sameness import assert_same
-from torch import distributed as dist
-from torch import nn
+from torch import distributed as dist, nn
 from torch.distributed.tensor import DTensor
 
 from bstuner import BatchSizeFinder

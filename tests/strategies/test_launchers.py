@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 import zoo
-from ranks import launch
+from processes import launch
 
 from bstuner import BatchSizeFinder
 from bstuner.errors import PeerLost

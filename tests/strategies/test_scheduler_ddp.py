@@ -10,7 +10,7 @@ import pytest
 import torch
 from growing import Grower, Noisy, fit, halves, scheduler
 from lightning.pytorch.callbacks import ModelCheckpoint
-from ranks import launch
+from processes import launch
 
 from bstuner import LearningRateWarmup
 

@@ -14,7 +14,7 @@ import torch
 from growing import Grower, Noisy, fit, halves, scheduler
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from ranks import launch
+from processes import launch
 from torch.distributed.tensor import DTensor
 
 from bstuner import LearningRateWarmup

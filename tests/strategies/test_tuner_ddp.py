@@ -21,7 +21,7 @@ import pytest
 import torch
 import zoo
 from optuna.samplers import BaseSampler
-from ranks import launch
+from processes import launch
 from sameness import assert_same, everything
 from torch import distributed as dist
 

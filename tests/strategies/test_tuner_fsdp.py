@@ -11,7 +11,7 @@ import torch
 import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from ranks import launch
+from processes import launch
 from sameness import assert_same, everything
 from test_fsdp import Sharded, Split
 from test_tuner_ddp import Failing, Tuned, told, tuner

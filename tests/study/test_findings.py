@@ -19,12 +19,12 @@ from postgres import Server
 from studies import FACTS, FIND, searched
 
 from bstuner.cli.studies import existing_storage, pick_study
-from bstuner.core.result import FindResult
+from bstuner.core.find_result import FindResult
 from bstuner.core.trial import TrialRequest
 from bstuner.errors import BaselineFailed, StudyMismatch
-from bstuner.study.apart import kept_apart
 from bstuner.study.findings import Findings, write_answer, write_environment, write_find, write_growth, write_search
 from bstuner.study.store import open_study
+from bstuner.study.system_attrs import read_system_attrs
 
 GROWTH = {"sizes": [[0, 32]], "points": [[0, 0.1, 0.1], [3200, 0.05, 0.1]]}
 
@@ -161,15 +161,15 @@ def test_a_study_of_another_origin_or_without_its_settings_is_refused() -> None:
 
 def test_a_worker_that_joins_later_destroys_nothing() -> None:
     study = searched("study.log", n_trials=4)
-    before = study.user_attrs, kept_apart(study)
+    before = study.user_attrs, read_system_attrs(study)
     write_search(study, 4, "Digits.lr")
     write_find(study, replace(FIND, batch_size=128, seconds=1.0))
     write_environment(study, "DDPStrategy")
-    assert (study.user_attrs, kept_apart(study)) == before
+    assert (study.user_attrs, read_system_attrs(study)) == before
     result = Findings.read(study).result
     assert result is not None
     write_answer(study, result)  # it comes to the same answer
-    assert (study.user_attrs, kept_apart(study)) == before
+    assert (study.user_attrs, read_system_attrs(study)) == before
 
 
 def test_the_end_of_the_front_that_was_taken_is_read_back() -> None:

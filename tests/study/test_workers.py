@@ -24,10 +24,10 @@ from postgres import Server
 from test_store import FACTS
 
 from bstuner.errors import InvalidSetting
-from bstuner.study import processes, workers
-from bstuner.study.apart import kept_apart
-from bstuner.study.processes import ProcessMark
+from bstuner.study import process_id as processes, workers
+from bstuner.study.process_id import ProcessMark
 from bstuner.study.store import open_study
+from bstuner.study.system_attrs import read_system_attrs
 from bstuner.study.workers import Worker
 
 BEAT, PATIENCE = 0.2, 8.0
@@ -83,7 +83,7 @@ def work(place: str, machine: str, hang: bool, together: Barrier | None = None) 
 
 
 def owner(trial: FrozenTrial) -> dict[str, Any]:
-    return kept_apart(trial).get("owner", {})
+    return read_system_attrs(trial).get("owner", {})
 
 
 def enqueued(study: Study, *states: TrialState) -> list[FrozenTrial]:

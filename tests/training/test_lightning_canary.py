@@ -25,7 +25,7 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
-from bstuner.device.loaders import set_batch_size
+from bstuner.data.loaders import set_batch_size
 from bstuner.training import _lightning
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.connectors.data_connector import _request_dataloa
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 
-from bstuner.device.loaders import set_batch_size
+from bstuner.data import set_batch_size
 from bstuner.training._lightning.loops import EVALUATION_LOOPS
 
 __all__ = [

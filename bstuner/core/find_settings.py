@@ -1,0 +1,46 @@
+"""What a user may choose about a search for what fits, and who hears how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from bstuner.core.find_result import Probe
+
+__all__ = ["FindSettings", "Observer"]
+
+
+@dataclass(frozen=True)
+class FindSettings:
+    """What a user may choose; the meaning of each is documented at `BatchSizeFinder`.
+
+    Args:
+        converts: whether the caller converts what the user counts in batches to the batch size that it chooses.
+
+    """
+
+    mode: Literal["power", "binsearch"] = "power"
+    steps_per_trial: int = 2
+    init_val: int = 2
+    max_val: int | None = None
+    batch_arg_name: str = "batch_size"
+    margin: float = 0.1
+    memory_limit: int | None = None
+    probe_with: int | Callable[[Any], Any] | None = None
+    global_batch_size: int | None = None
+    validation: bool = False
+    converts: bool = False
+
+
+class Observer(Protocol):
+    """Hears how a search goes on, to show it."""
+
+    def scanning(self, done: int, total: int) -> None:
+        """Samples are being looked at."""
+
+    def probing(self, size: int, of: str) -> None:
+        """A size is about to run."""
+
+    def probed(self, probe: Probe, of: str) -> None:
+        """A size has run."""

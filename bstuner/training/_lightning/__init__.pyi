@@ -1,0 +1,49 @@
+from .loaders import (
+    begin_epoch_anew as begin_epoch_anew,
+    combination_mode as combination_mode,
+    forget_loaders as forget_loaders,
+    has_loaders as has_loaders,
+    hook_of as hook_of,
+    last_reload as last_reload,
+    loaders_come_from_hooks as loaders_come_from_hooks,
+    prepared_loader as prepared_loader,
+    request_loaders as request_loaders,
+    resize_when_rebuilt as resize_when_rebuilt,
+    restart_evaluation as restart_evaluation,
+    set_last_reload as set_last_reload,
+    substitute_train_loaders as substitute_train_loaders,
+)
+from .loops import (
+    EVALUATION_LOOPS as EVALUATION_LOOPS,
+    end_run_early as end_run_early,
+    install_evaluation_loop as install_evaluation_loop,
+    install_fit_loop as install_fit_loop,
+    install_trial_loop as install_trial_loop,
+    log_step as log_step,
+    set_epoch_length as set_epoch_length,
+    set_step_limits as set_step_limits,
+    validates_by_time as validates_by_time,
+)
+from .processes import (
+    end_processes as end_processes,
+    has_communication_hook as has_communication_hook,
+    launch as launch,
+    leave_launcher as leave_launcher,
+    processes_started_with as processes_started_with,
+    spawns_processes as spawns_processes,
+)
+from .resuming import (
+    begin_epoch_in_full as begin_epoch_in_full,
+    checkpoint_to_resume as checkpoint_to_resume,
+    end_epoch_in_full as end_epoch_in_full,
+    go_on_after_batch as go_on_after_batch,
+    restore_metrics as restore_metrics,
+    state_to_come as state_to_come,
+    step_plateaus_after_batch as step_plateaus_after_batch,
+)
+from .stepping import (
+    checkpoint_steps as checkpoint_steps,
+    hide_scheduler_step as hide_scheduler_step,
+    set_checkpoint_steps as set_checkpoint_steps,
+    shadow_scheduler_step as shadow_scheduler_step,
+)

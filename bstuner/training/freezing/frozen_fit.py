@@ -1,0 +1,128 @@
+"""Freeze a running fit and restore it, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from bstuner.device import RandomState
+from bstuner.training._lightning import forget_loaders
+from bstuner.training.freezing.snapshot import Snapshot
+
+__all__ = ["FrozenFit", "FrozenStart", "before_optimizers_exist"]
+
+
+class FrozenFit:
+    """Everything a probe may change in a run: weights, optimizers, generators, attributes, the Trainer itself.
+
+    Loops, loggers and callbacks of the Trainer need no copies: a probe replaces them, and restoring the Trainer's
+    attributes brings the user's own back.
+
+    Args:
+        trainer: a Trainer inside `fit`, `validate`, `test` or `predict`, after the strategy was set up.
+        loaders: what the user passed to it, if anything.
+
+    """
+
+    def __init__(self, trainer: Trainer, loaders: Any = None) -> None:
+        strategy = trainer.strategy
+        module = trainer.lightning_module
+        self._random = RandomState()
+        self._state = Snapshot(
+            [
+                trainer,
+                trainer.state,
+                strategy,
+                strategy.precision_plugin,
+                module,
+                *trainer.optimizers,
+                *trainer.lr_scheduler_configs,
+                # By name, because a list or dict of very many of them would pass for data.
+                *module.parameters(),
+                *module.buffers(),
+                *(state for optimizer in trainer.optimizers for state in optimizer.state.values()),
+            ]
+        )
+        self._data = Snapshot([trainer.datamodule, loaders], contents=False)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the run that was alive when it was frozen."""
+        return self._state.tensors
+
+    def restore(self) -> None:
+        """Put the run back; may be called any number of times. An error is raised once all else is back."""
+        with contextlib.ExitStack() as parts:
+            for part in (self._random, self._data, self._state):  # the last one first
+                parts.callback(part.restore)
+
+
+class FrozenStart:
+    """The generators and attributes of a run before its optimizers were made.
+
+    Making optimizers runs the user's `configure_optimizers`, which may draw random numbers: a scheduler that asks
+    for `estimated_stepping_batches` makes Lightning build the loaders. A search ends by making the optimizers again
+    at the new batch size, and only from this earlier state is the result the run that was started by hand.
+    """
+
+    def __init__(self, trainer: Trainer, loaders: Any = None) -> None:
+        self._random = RandomState()
+        # An evaluation makes no optimizers, and has put the module into eval mode by the time it searches.
+        module = trainer.lightning_module if trainer.state.fn == "fit" else None
+        # No contents: the weights do not change on the way from here to the search.
+        self._state = Snapshot([module, trainer.datamodule, loaders], contents=False)
+
+    def restore(self) -> None:
+        """Put generators and attributes back. An error is raised once all else is back."""
+        try:
+            self._state.restore()
+        finally:
+            self._random.restore()
+
+
+def before_optimizers_exist(trainer: Trainer, action: Callable[[], None]) -> Callable[[], None]:
+    """Run `action` once, when the model is on its device and no optimizer exists yet.
+
+    No hook sits there, so the strategy's public method is replaced on the instance until it is called. For
+    `validate`, `test` and `predict`, which make no optimizers, the moment is the end of the strategy's setup.
+
+    Returns:
+        A function that takes the arrangement back, should that moment never come.
+
+    """
+    strategy = trainer.strategy
+    fitting = trainer.state.fn == "fit"
+    name = "setup_optimizers" if fitting else "setup"
+    original = getattr(strategy, name)
+    replaced = {key: value for key, value in vars(strategy).items() if key == name}  # by someone else, before
+    actions = [action]
+
+    def cancel() -> None:
+        actions.clear()  # should another replacement still hold on to this one
+        if vars(strategy).get(name) is once:
+            del vars(strategy)[name]
+            vars(strategy).update(replaced)
+
+    def once(trainer: Trainer) -> None:
+        arranged = list(actions)
+        cancel()
+        if not fitting:
+            original(trainer)
+        for act in arranged:
+            act()
+        if fitting:
+            original(trainer)
+
+    vars(strategy)[name] = once
+    return cancel
+
+
+def wind_back(trainer: Trainer, frozen: FrozenFit, start: FrozenStart) -> None:
+    """Put a run back as it was before it had optimizers."""
+    frozen.restore()
+    start.restore()
+    forget_loaders(trainer)

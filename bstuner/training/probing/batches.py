@@ -1,0 +1,159 @@
+"""The batches that probes are fed: the worst that the run's own loaders could make."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+# Undocumented but without an underscore: how Lightning itself tells the samples in a batch.
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+# Undocumented but without an underscore: Lightning's own test for "did the user write this hook".
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from bstuner.data import (
+    ProbeBatches,
+    Samples,
+    batch_size_of,
+    cuts_batches,
+    largest_samples,
+    pick_samples,
+    worst_batches,
+)
+from bstuner.errors import EmptyDataset
+from bstuner.training._lightning import request_loaders
+from bstuner.training.probing.loop import Batches, BatchSource
+from bstuner.training.run import combined, flat_loaders, samples_here
+
+__all__ = ["ProbeData", "given"]
+
+ScanProgress = Callable[[int, int], None]
+
+
+class ProbeData:
+    """Batches of the largest samples that the run's loaders hold.
+
+    Loaders that do not cut their batches themselves (a dataset that makes them, a loader that is no DataLoader) give
+    the batches they give, at the size they have by then.
+
+    Args:
+        trainer: a Trainer inside `fit`, `validate`, `test` or `predict`.
+        stage: which of the four.
+        probe_with: the user's own choice of a sample (an index, or a function of the dataset), or None.
+        progress: called with (samples looked at, samples to look at).
+
+    Attributes:
+        loaders: the loaders whose batch size is searched for, as the user's code makes them before the search.
+
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        stage: str,
+        probe_with: int | Callable[[Any], Any] | None,
+        progress: ScanProgress | None,
+    ) -> None:
+        self._trainer = trainer
+        self._probe_with = probe_with
+        self._progress = progress
+        self._role = "train" if stage == "fit" else stage
+        self._known: dict[tuple[str, int], tuple[Samples, ProbeBatches]] = {}
+        self.loaders = combined(request_loaders(trainer, self._role), self._role)
+        for index, loader in enumerate(self.loaders.flattened):
+            if cuts_batches(loader):
+                self._learn(self._role, index, loader)
+
+    @property
+    def samples(self) -> Samples | None:
+        """What the scan of the first loader's dataset found; None where there is none to scan."""
+        return next((samples for (role, _), (samples, _) in self._known.items() if role == self._role), None)
+
+    @property
+    def as_they_come(self) -> list[str]:
+        """The loaders whose batches are taken as they come, by their classes."""
+        return [type(loader).__name__ for loader in self.loaders.flattened if not cuts_batches(loader)]
+
+    def main(self) -> Batches:
+        """The batches whose size is searched for, at the size that the loaders have now."""
+        return self._batches(self._role)
+
+    def validation(self) -> Batches | None:
+        """The validation batches of a fit, at the size that the loaders have now; None without validation."""
+        if not self._trainer.enable_validation:
+            return None
+        batches = self._batches("val")
+        return batches if batches.sources else None
+
+    def _batches(self, role: str) -> Batches:
+        loaders = combined(request_loaders(self._trainer, role), role)
+        return Batches(loaders, [self._source(role, index, each) for index, each in enumerate(flat_loaders(loaders))])
+
+    def _source(self, role: str, index: int, loader: Any) -> BatchSource:
+        if not cuts_batches(loader):
+            return BatchSource(_AsTheyCome(loader), loader)
+        _, batches = self._learn(role, index, loader)
+        size, device = batch_size_of(loader), self._batch_device()
+        samples = samples_here(self._trainer, role, loader)
+        if samples is not None:
+            size = min(size, samples)  # a dataset of fewer samples makes no larger batch
+        return BatchSource(lambda: batches.make(size, device), loader)
+
+    def _learn(self, role: str, index: int, loader: Any) -> tuple[Samples, ProbeBatches]:
+        if (role, index) not in self._known:
+            if self._probe_with is not None and role == self._role:
+                samples = pick_samples(loader.dataset, self._probe_with)
+            else:
+                samples = largest_samples(loader.dataset, progress=self._progress)
+            self._known[role, index] = samples, worst_batches(samples, loader.collate_fn)
+        return self._known[role, index]
+
+    def _batch_device(self) -> torch.device | None:
+        """Where batches may be made: on the device at once, unless user code expects to see them on the host."""
+        hooks = ("on_before_batch_transfer", "transfer_batch_to_device")
+        for owner in (self._trainer.lightning_module, self._trainer.datamodule):
+            if owner is not None and any(is_overridden(hook, owner) for hook in hooks):
+                return None
+        return self._trainer.strategy.root_device
+
+
+class _AsTheyCome:
+    """The batches of a loader, from its first one on, and over again when it has no more.
+
+    Attributes:
+        most: samples in the largest of them; None where that cannot be told.
+
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.most: int | None = None
+        self._loader = loader
+        self._iterator: Iterator[Any] = iter(())
+
+    def __call__(self) -> Any:
+        batch = self._next()
+        with contextlib.suppress(MisconfigurationException, RecursionError):
+            self.most = max(self.most or 0, extract_batch_size(batch))
+        return batch
+
+    def _next(self) -> Any:
+        for batch in self._iterator:
+            return batch
+        self._iterator = iter(self._loader)
+        for batch in self._iterator:
+            return batch
+        raise EmptyDataset(
+            f"Expected {type(self._loader).__qualname__} to give batches whenever it is iterated, found none. A source "
+            "that can be read only once is no loader: open it in __iter__()."
+        )
+
+
+def given(batches: Batches, place: int) -> int | None:
+    """Samples in the largest batch that came of a loader, where its batches are taken as they come; else None."""
+    make = batches.sources[place].make
+    return make.most if isinstance(make, _AsTheyCome) else None

@@ -1,0 +1,91 @@
+"""What else the user should know of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bstuner.core import BatchLayout, fuller_layouts
+from bstuner.training.probing.session import Session
+
+__all__ = ["accumulation_warnings", "data_warnings", "layout_warnings"]
+
+
+def data_warnings(session: Session) -> Iterator[str]:
+    """What of the data the probes may have missed."""
+    if session.remark:
+        yield session.remark
+    samples = session.data.samples
+    if samples is not None and samples.missed:
+        of = f" of {samples.total:,}" if samples.total is not None else ""
+        yield (
+            f"Samples differ in size, and {samples.scanned:,}{of} were looked at: if a larger one than "
+            f"{samples.elements:,} elements exists, name it with probe_with."
+        )
+    for kind in session.data.as_they_come:
+        yield (
+            f"{kind} makes its batches itself: probes took the first ones as they come, so a larger one may follow. "
+            "Keep a wider margin where they differ in size."
+        )
+
+
+def accumulation_warnings(module: nn.Module, layout: BatchLayout) -> Iterator[str]:
+    """Where accumulating micro-batches is not the same as one large batch, by the name of the layer.
+
+    Args:
+        module: the module that is trained.
+        layout: how the global batch is laid out.
+
+    """
+    if layout.accumulate == 1:
+        return
+    wanted = layout.global_batch_size
+    norms = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)]
+    if norms:
+        name, layer = norms[0]
+        others = f" (and {len(norms) - 1} more)" if len(norms) > 1 else ""
+        synced = isinstance(layer, nn.SyncBatchNorm) and layout.world > 1
+        together = layout.micro * layout.world
+        over = (
+            f"the {together} samples that {layout.world} processes have at a time (SyncBatchNorm)"
+            if synced
+            else f"the {layout.micro} samples of a micro-batch"
+        )
+        remedy = f" Trainer(sync_batchnorm=True) would take {together}." if layout.world > 1 and not synced else ""
+        yield (
+            f"{name} ({type(layer).__name__}){others} takes its statistics over {over}, not over {wanted}: "
+            f"accumulation does not change that, so training is not the same as with one batch of {wanted}.{remedy}"
+        )
+    summed = [(name, layer) for name, layer in module.named_modules() if getattr(layer, "reduction", None) == "sum"]
+    if summed:
+        name, layer = summed[0]
+        yield (
+            f"{name} ({type(layer).__name__}) sums its loss, and Lightning divides it by the {layout.accumulate} "
+            f"accumulated batches: gradients are {layout.accumulate} times smaller than in one batch of {wanted}."
+        )
+
+
+def layout_warnings(layout: BatchLayout, fits: int, batches: int | None) -> Iterator[str]:
+    """What is wasteful in a layout, or uneven at the end of an epoch.
+
+    Args:
+        layout: how the global batch is laid out.
+        fits: the largest micro-batch that fits, in samples.
+        batches: micro-batches in an epoch on one process; None where unknown.
+
+    """
+    fuller = [f"{near.global_batch_size} ({near.micro} x {near.accumulate})" for near in fuller_layouts(layout, fits)]
+    if fuller:
+        yield (
+            f"A global batch of {layout.global_batch_size} divides only into micro-batches of {layout.micro}, where "
+            f"up to {fits} may fit. Near it, {' and '.join(fuller)} would use the device better."
+        )
+    left = 0 if batches is None else batches % layout.accumulate
+    if left:
+        yield (
+            f"An epoch of {batches} batches ends with an optimizer step over {left} of {layout.accumulate}, whose "
+            f"loss Lightning divides by {layout.accumulate} all the same. A multiple as limit_train_batches, for "
+            f"example {max(layout.accumulate, (batches or 0) - left)}, leaves it out."
+        )

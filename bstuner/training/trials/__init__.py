@@ -1,0 +1,5 @@
+"""A wing: short trainings inside a fit, each from the same frozen state."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
