@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
-
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder, Checkpoint, LearningRateFinder
-from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers.logger import DummyLogger
+from typing import TYPE_CHECKING, Any, Literal
 
 from bstuner.callbacks import BatchSizeFinder, BatchSizeScheduler, BatchSizeTuner
 from bstuner.core import FindResult, TuneResult
 from bstuner.core.growth import RunPlan
 from bstuner.device import RandomState
 from bstuner.errors import InvalidSetting
-from bstuner.training._lightning import spawns_processes
+from bstuner.training._lightning import lightning_of, mute_loggers, spawns_processes
 from bstuner.training.batching import Placement
 from bstuner.training.freezing import Snapshot
-from bstuner.training.run import OwnCallback, in_processes
+from bstuner.training.run import OwnCallback, in_processes, lightnings_searches
 from bstuner.training.settings import TunedPlacement
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 __all__ = ["find", "schedule", "tune"]
 
 Method = Literal["fit", "validate", "test", "predict"]
 _Found = tuple[FindResult | None, Placement | None]
 _Tuned = tuple[TuneResult | None, TunedPlacement | None]
-
-# Callbacks that save, whose set-up alone leaves files behind, and those that search themselves.
-_LEFT_OUT = (Checkpoint, SaveConfigCallback, LightningsFinder, LearningRateFinder, OwnCallback)
 
 
 def find(
@@ -191,12 +186,13 @@ def schedule(
 def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:
     """Run a search in the place of a fit or an evaluation; what it found, and where that belongs."""
     callbacks, loggers = trainer.callbacks, trainer.loggers
-    taking_part = [callback for callback in callbacks if not isinstance(callback, _LEFT_OUT)]
+    left_out = _left_out(trainer)
+    taking_part = [callback for callback in callbacks if not isinstance(callback, left_out)]
     random = RandomState()
     # What `setup` and `configure_model` do will be done again by the run to come.
     before = [Snapshot(taking_part), Snapshot([model, data], contents=False)]
     trainer.callbacks = [search, *taking_part]
-    trainer.loggers = [DummyLogger()] if loggers else []
+    mute_loggers(trainer)
     try:
         if spawns_processes(trainer):
             found = in_processes(trainer, _run, model, data, method, search)
@@ -209,6 +205,12 @@ def _search(trainer: Trainer, model: LightningModule, data: dict[str, Any], meth
         random.restore()
     model.trainer = trainer
     return found
+
+
+def _left_out(trainer: Trainer) -> tuple[type, ...]:
+    """Return the kinds of callbacks that save, whose set-up alone leaves files behind, and those that search."""
+    saves = lightning_of(trainer, "callbacks").Checkpoint, lightning_of(trainer, "cli").SaveConfigCallback
+    return *saves, *lightnings_searches(trainer), OwnCallback
 
 
 def _run(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:

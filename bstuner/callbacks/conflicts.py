@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder as LightningsFinder,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-)
+from typing import TYPE_CHECKING
 
 from bstuner.callbacks.finder import BatchSizeFinder
 from bstuner.errors import SettingRefused
+from bstuner.training._lightning import lightning_of
 from bstuner.training.batching import plans_accumulation
+from bstuner.training.run import lightnings_searches
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["refuse_beside_scheduler", "refuse_beside_tuner"]
-
-# They would change afterwards what the tuner has put in place.
-_SEARCHES = (BatchSizeFinder, LightningsFinder, LearningRateFinder)
 
 
 def refuse_beside_scheduler(trainer: Trainer) -> None:
@@ -37,8 +34,9 @@ def refuse_beside_scheduler(trainer: Trainer) -> None:
             "accumulate_grad_batches. Leave one of them out; BatchSizeScheduler('0:256 4ep:512') grows the batch at "
             "epochs too."
         )
+    averaging = lightning_of(trainer, "callbacks").StochasticWeightAveraging
     for callback in trainer.callbacks:
-        if isinstance(callback, StochasticWeightAveraging):
+        if isinstance(callback, averaging):
             raise SettingRefused(
                 "Expected no StochasticWeightAveraging beside BatchSizeScheduler, found one: it replaces the learning "
                 "rate schedule in the middle of the fit, after the batch has grown by what that schedule would fall. "
@@ -58,8 +56,10 @@ def refuse_beside_tuner(trainer: Trainer) -> None:
         SettingRefused: there is one.
 
     """
+    # They would change afterwards what the tuner has put in place.
+    searches = (BatchSizeFinder, *lightnings_searches(trainer))
     for other in trainer.callbacks:
-        if isinstance(other, _SEARCHES):
+        if isinstance(other, searches):
             raise SettingRefused(
                 "Expected BatchSizeTuner to be the only callback that searches, found another "
                 f"{type(other).__name__}. Take one of them out of the callbacks: the tuner itself finds the "

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from bstuner.callbacks.mailbox import Mailbox
 from bstuner.callbacks.search_start import SearchStart
@@ -17,13 +16,18 @@ from bstuner.training._lightning import (
     begin_epoch_anew,
     end_run_early,
     forget_loaders,
+    make_optimizers,
+    replicas,
     restart_evaluation,
     spawns_processes,
     state_to_come,
 )
 from bstuner.training.batching import Placement
 from bstuner.training.probing import accumulation_warnings, answers, find_largest, take_up, to_save
-from bstuner.training.run import OwnCallback, replicas
+from bstuner.training.run import OwnCallback
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["BatchSizeFinder"]
 
@@ -192,7 +196,7 @@ class BatchSizeFinder(OwnCallback):
             restart_evaluation(trainer, stage)
         elif fresh:
             forget_loaders(trainer)
-            trainer.strategy.setup_optimizers(trainer)
+            make_optimizers(trainer)
         else:
             begin_epoch_anew(trainer)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from bstuner.callbacks.conflicts import refuse_beside_scheduler
 from bstuner.callbacks.finder import EXIT_INTERRUPTED
@@ -22,6 +21,9 @@ from bstuner.training._lightning import checkpoint_to_resume, end_run_early, log
 from bstuner.training.growing import GrowingFit, GrowthPlanner, IndexedFit, LoaderDraws, StreamedFit
 from bstuner.training.probing import find_largest
 from bstuner.training.run import OwnCallback, refuse_unsupported
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["BatchSizeScheduler"]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from lightning.pytorch import Callback, Trainer
-
-from bstuner.training.freezing import FrozenStart, before_optimizers_exist
+from bstuner.training._lightning import before_optimizers_exist
+from bstuner.training.freezing import FrozenStart
 from bstuner.training.run import passed_loaders, refuse_unsupported
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
 
 __all__ = ["SearchStart"]
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core import BatchLayout, TuneResult
@@ -14,6 +13,9 @@ from bstuner.training._lightning import forget_loaders
 from bstuner.training.freezing import FrozenStart
 from bstuner.training.probing import accumulation_warnings
 from bstuner.training.settings import SettingsInPlace
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["TunedFit"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -45,6 +44,9 @@ from bstuner.training.probing import find_largest, take_up, to_save
 from bstuner.training.run import OwnCallback
 from bstuner.training.settings import SettingsInPlace, TunedPlacement
 from bstuner.training.trials import TrialSettings, largest_worth_finding, locate_settings, open_trials
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["BatchSizeTuner"]
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -40,6 +39,9 @@ from bstuner.study import (
     write_search,
 )
 from bstuner.training.trials import Trials
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
 
 __all__ = ["StudyChoices", "TunerSearch", "keep_for_reports"]
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import CombinedLoader
-
-# Undocumented but without an underscore: how Lightning itself tells the samples in a batch.
-from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from bstuner.core import warmup_lr
 from bstuner.errors import InvalidSetting
 from bstuner.optim import LRAtStep
-from bstuner.training.run import CallbackOfOtherRoot, refuse_unsupported, replicas
+from bstuner.training._lightning import LightningCallback, batch_size_or_none, current_fit_loop, replicas
+from bstuner.training.run import flat_loaders, refuse_unsupported
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["LearningRateWarmup"]
 
@@ -47,9 +44,8 @@ class _Count:
             self.before, self.since, self.stepped = self.before + self.since, 0, False
 
 
-# Not an OwnCallback: it belongs to the training, and so to probes and trials. The base of the other root is for a
-# Trainer of pytorch_lightning, which would otherwise stop before `setup` can say that it is not supported.
-class LearningRateWarmup(Callback, CallbackOfOtherRoot):
+# Not an OwnCallback: it belongs to the training, and so to probes and trials.
+class LearningRateWarmup(LightningCallback):
     """Raises the learning rate in a straight line over the first samples, up to what the user's schedule says.
 
     Example:
@@ -142,7 +138,7 @@ class LearningRateWarmup(Callback, CallbackOfOtherRoot):
     def _count_in(self, trainer: Trainer) -> _Count:
         if self._counts is None:
             self._counts = WeakKeyDictionary()
-        return self._counts.setdefault(trainer.fit_loop, replace(self._start))
+        return self._counts.setdefault(current_fit_loop(trainer), replace(self._start))
 
     def _lowered(self, lr: Any) -> Any:
         return warmup_lr(lr, lr * self.start_factor, self._now.before, self.samples)
@@ -151,13 +147,12 @@ class LearningRateWarmup(Callback, CallbackOfOtherRoot):
         self._now.stepped = True
 
     def _global_size(self, trainer: Trainer, batch: Any) -> int:
-        try:
-            size = extract_batch_size(batch)
-        except MisconfigurationException:
+        size = batch_size_or_none(trainer, batch)
+        if size is None:
             raise InvalidSetting(
                 f"LearningRateWarmup counts samples by the first tensor of a batch: expected one, found none in "
                 f"{type(batch).__qualname__}. Return tensors from your collate_fn."
-            ) from None
+            )
         if not self._shares_differ:
             return size * replicas(trainer)
         # Every process must use the same learning rate, or their weights drift apart.
@@ -171,7 +166,7 @@ def _equal_shares(trainer: Trainer) -> bool:
         isinstance(loader, DataLoader)
         and isinstance(loader.sampler, DistributedSampler)
         and type(loader.batch_sampler) is BatchSampler
-        for loader in CombinedLoader(trainer.train_dataloader).flattened
+        for loader in flat_loaders(trainer.train_dataloader)
     )
 
 

@@ -6,14 +6,15 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import SaveConfigCallback
+from typing import TYPE_CHECKING, Any
 
 from bstuner.cli.script import Call
 from bstuner.errors import InvalidSetting, SettingRefused
-from bstuner.training._lightning import spawns_processes
+from bstuner.training._lightning import lightning_of, spawns_processes
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.cli import SaveConfigCallback
 
 __all__ = ["go_on"]
 
@@ -58,7 +59,8 @@ def go_on(
     if left_out and trainer.is_global_zero:
         names = ", ".join(type(each).__name__ for each in left_out)
         print(f"bstuner: left out of the script's callbacks: {names}", file=sys.stderr)
-    configs = [each for each in trainer.callbacks if isinstance(each, SaveConfigCallback)]
+    saves = lightning_of(trainer, "cli").SaveConfigCallback
+    configs = [each for each in trainer.callbacks if isinstance(each, saves)]
     aside = [callback, *left_out, *configs]
     trainer.callbacks = [callback, *(each for each in trainer.callbacks if each not in aside)]
 

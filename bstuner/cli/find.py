@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
 from rich.console import RenderableType
 
 from bstuner.api import find
 from bstuner.callbacks import BatchSizeFinder
 from bstuner.cli.result_files import Answer, Overlay
 from bstuner.cli.script import ScriptRun
-from bstuner.cli.script_command import SEARCHES, ScriptCommand
+from bstuner.cli.script_command import ScriptCommand
 from bstuner.core import FindResult
 from bstuner.report import python_snippet
 from bstuner.report.terminal import render_find
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["COMMAND", "Find"]
 
@@ -37,7 +39,6 @@ with it, and the script runs to its end.
   bstuner find --memory_limit 24GiB main.py fit -c config.yaml
 """
     callback = BatchSizeFinder
-    replaces = SEARCHES
     left_out = frozenset({"milestones"})  # they mean nothing where nothing is trained
     label_width = 8
 

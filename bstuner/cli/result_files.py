@@ -6,13 +6,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningCLI
 
 from bstuner.errors import InvalidSetting
 from bstuner.report import write_json, write_text, write_yaml
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningCLI
 
 __all__ = ["OVERLAY_FILE", "RESULT_FILE", "SNIPPET_FILE", "Answer", "Overlay", "writable"]
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Callback, Trainer
 from rich.console import RenderableType
 
 from bstuner.api import schedule
@@ -19,6 +18,9 @@ from bstuner.core.growth import RunPlan
 from bstuner.report import plan_as_dict
 from bstuner.report.figures import check_plot, save_plot
 from bstuner.report.terminal import render_schedule
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
 
 __all__ = ["COMMAND", "SCHEDULE_FILE", "Schedule"]
 
@@ -51,7 +53,6 @@ plan, and the script runs to its end.
   bstuner schedule --plan "0:256 30ep:512 60ep:1024" train.py
 """
     callback = BatchSizeScheduler
-    replaces = (BatchSizeScheduler,)
     stays = True
     methods = ("fit",)
     shown_by_callback = False
@@ -73,6 +74,10 @@ plan, and the script runs to its end.
     def search(self, trainer: Trainer, method: str, data: dict[str, Any], settings: dict[str, Any]) -> RunPlan:
         """By `bstuner.schedule`."""
         return schedule(trainer, **data, **_chosen(settings))
+
+    def replaces(self, trainer: Trainer) -> tuple[type, ...]:
+        """A plan of the script's own."""
+        return (BatchSizeScheduler,)
 
     def searching(self, trainer: Trainer, settings: dict[str, Any]) -> Callback:
         """The script's own, unless options are given."""

@@ -7,16 +7,17 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
-from pytorch_lightning import Trainer as TrainerOfOtherRoot
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from bstuner.cli.target import Target
 from bstuner.errors import BstunerError, ScriptError
-from bstuner.training._lightning import processes_started_with
+from bstuner.training._lightning import each_lightning, is_served, processes_started_with
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.cli import LightningCLI
 
 __all__ = ["METHODS", "Call", "ScriptRun", "rank", "run_script"]
 
@@ -52,7 +53,7 @@ class ScriptRun:
 
 def rank() -> int:
     """The number of this process among those of the run, from 0, as far as it is known already."""
-    return rank_zero_only.rank or 0  # type: ignore[attr-defined]  # Lightning sets it, where mypy cannot see it
+    return getattr(rank_zero_only, "rank", None) or 0  # Lightning sets it
 
 
 class _Stop(SystemExit):
@@ -110,8 +111,10 @@ def run_script(
 def _intercepted(
     run: ScriptRun, action: Callable[[Call, ScriptRun], Any], methods: Sequence[str], goes_on: bool
 ) -> Iterator[None]:
-    originals = {(kind, name): getattr(kind, name) for kind in (Trainer, TrainerOfOtherRoot) for name in methods}
-    instantiate = LightningCLI.instantiate_trainer
+    trainers = [package.Trainer for package in each_lightning()]
+    originals = {(kind, name): getattr(kind, name) for kind in trainers for name in methods}
+    kinds = [module.LightningCLI for module in each_lightning("cli")]
+    instantiates = {kind: kind.instantiate_trainer for kind in kinds}
 
     def instead_of(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -123,7 +126,7 @@ def _intercepted(
             run.searched = goes_on
             restore()  # the action itself calls the Trainer
             try:
-                if not isinstance(trainer, Trainer):
+                if not is_served(trainer):
                     raise ScriptError(_OTHER_ROOT)
                 proceed = functools.partial(original, trainer, *args, **kwargs)
                 run.result = action(Call(trainer, name, arguments, proceed), run)
@@ -140,19 +143,24 @@ def _intercepted(
 
         return called
 
-    def capture(cli: LightningCLI, **kwargs: Any) -> Trainer:
-        run.cli = cli
-        return instantiate(cli, **kwargs)
+    def capturing(instantiate: Callable[..., Trainer]) -> Callable[..., Trainer]:
+        def capture(cli: LightningCLI, **kwargs: Any) -> Trainer:
+            run.cli = cli
+            return instantiate(cli, **kwargs)
+
+        return capture
 
     def restore() -> None:
         for (kind, name), original in originals.items():
             setattr(kind, name, original)
-        LightningCLI.instantiate_trainer = instantiate  # type: ignore[method-assign]
+        for kind, instantiate in instantiates.items():
+            kind.instantiate_trainer = instantiate
 
     def intercept() -> None:
         for (kind, name), original in originals.items():
             setattr(kind, name, instead_of(name, original))
-        LightningCLI.instantiate_trainer = capture  # type: ignore[method-assign,assignment]
+        for kind, instantiate in instantiates.items():
+            kind.instantiate_trainer = capturing(instantiate)
 
     intercept()
     try:

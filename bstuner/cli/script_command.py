@@ -8,11 +8,9 @@ import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder as LightningsFinder, LearningRateFinder
 from rich.console import Console, RenderableType
 
 from bstuner.callbacks import BatchSizeFinder, BatchSizeTuner
@@ -24,11 +22,12 @@ from bstuner.cli.target import split, target_of
 from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
 from bstuner.report.terminal import shows_progress
 from bstuner.training._lightning import end_processes
+from bstuner.training.run import lightnings_searches
 
-__all__ = ["SEARCHES", "ScriptCommand"]
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
 
-# Callbacks that find a batch size or learning rate themselves.
-SEARCHES = (BatchSizeFinder, BatchSizeTuner, LightningsFinder, LearningRateFinder)
+__all__ = ["ScriptCommand"]
 
 Found = TypeVar("Found")
 Tell = Callable[[Found, Trainer, ScriptRun], Answer]
@@ -49,7 +48,6 @@ class ScriptCommand(Command, Generic[Found]):
         left_out: those of its arguments that are no options.
         as_text: those that may be an object, of which a command line has the text alone: the words of the help.
         methods: of the Trainer: in the place of which of them the search runs.
-        replaces: callbacks of the script's own that it takes the place of, where the script goes on with it.
         stays: whether it is itself a part of its answer.
         shown_by_callback: whether the callback itself shows the findings where the Trainer's bars are on.
         label_width: as wide as the labels of the findings.
@@ -57,7 +55,6 @@ class ScriptCommand(Command, Generic[Found]):
     """
 
     callback: ClassVar[type[Callback]]
-    replaces: ClassVar[tuple[type[Callback], ...]]
     stays: ClassVar[bool] = False
     left_out: ClassVar[frozenset[str]] = frozenset()
     as_text: ClassVar[dict[str, str]] = {}
@@ -76,6 +73,10 @@ class ScriptCommand(Command, Generic[Found]):
             settings: the callback's arguments.
 
         """
+
+    def replaces(self, trainer: Trainer) -> tuple[type, ...]:
+        """The kinds of callbacks of the script's own that it takes the place of, where the script goes on with it."""
+        return BatchSizeFinder, BatchSizeTuner, *lightnings_searches(trainer)
 
     def searching(self, trainer: Trainer, settings: dict[str, Any]) -> Callback:
         """The callback that searches where the script goes on."""
@@ -227,7 +228,7 @@ class ScriptCommand(Command, Generic[Found]):
             return answer.overlay
 
         try:
-            return go_on(call, callback, announce, replaces=self.replaces, stays=self.stays)
+            return go_on(call, callback, announce, replaces=self.replaces(call.trainer), stays=self.stays)
         except (KeyboardInterrupt, SystemExit) as ended:
             if saved and (interrupt := _interrupt_of(ended)):
                 interrupt.args = (f"interrupted behind the search, whose answer is kept: {saved}",)

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
-from lightning.pytorch.cli import LightningCLI
 
 from bstuner.errors import ScriptError
+from bstuner.training._lightning import each_lightning
 
 __all__ = ["Target", "split", "target_of"]
 
@@ -160,7 +160,7 @@ class _Configs(Target):
     def run(self) -> None:
         parsers: dict[str, Any] = {"exit_on_error": False, **{name: {"exit_on_error": False} for name in SUBCOMMANDS}}
         try:
-            LightningCLI(parser_kwargs=parsers)
+            each_lightning("cli")[0].LightningCLI(parser_kwargs=parsers)
         except ArgumentError as error:
             print(f"bstuner: {error}\n{_ALL_CLASSES}", file=sys.stderr)
             raise SystemExit(WRONG_USAGE) from error

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
 from rich.console import RenderableType
 
 from bstuner.api import tune
 from bstuner.callbacks import BatchSizeTuner, LearningRateWarmup
 from bstuner.cli.result_files import Answer, Overlay
 from bstuner.cli.script import ScriptRun
-from bstuner.cli.script_command import SEARCHES, ScriptCommand
+from bstuner.cli.script_command import ScriptCommand
 from bstuner.core import TuneResult
 from bstuner.errors import InvalidSetting
 from bstuner.report import python_snippet
 from bstuner.report.terminal import render_tune
 from bstuner.study import DEFAULT_FILE, open_storage, storage_in_words
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["COMMAND", "Tune"]
 
@@ -54,7 +56,6 @@ postgresql://..., on many.
   bstuner tune --monitor val_acc --mode max --n_trials 30 main.py fit -c config.yaml
 """
     callback = BatchSizeTuner
-    replaces = SEARCHES
     left_out = frozenset({"study", "sampler", "pruner"})  # objects that no command line can name
     as_text = {  # noqa: RUF012  # declared a ClassVar in the base
         "storage": "where the study is kept: an Optuna URL (postgresql://..., for many machines) or a path of a "

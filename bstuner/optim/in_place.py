@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
@@ -41,9 +40,14 @@ Change = Callable[[float], float]
 _KEYS: dict[Any, tuple[str, ...]] = {OneCycleLR: ("max_lr", "min_lr"), SWALR: ("swa_lr",)}
 
 
-def attached_to(optimizer: Any, trainer: Trainer) -> list[Any]:
-    """The schedulers of a run that are attached to an optimizer."""
-    schedulers = (config.scheduler for config in trainer.lr_scheduler_configs)
+def attached_to(optimizer: Any, configs: Iterable[Any]) -> list[Any]:
+    """The schedulers of a run that are attached to an optimizer.
+
+    Args:
+        optimizer: It.
+        configs: The run's, `trainer.lr_scheduler_configs`.
+    """
+    schedulers = (config.scheduler for config in configs)
     return [scheduler for scheduler in schedulers if scheduler.optimizer is optimizer]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from bstuner.core import FindResult, Probe, format_bytes
 from bstuner.report.terminal.find_summary import render_find
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["SearchDisplay", "shows_progress"]
 

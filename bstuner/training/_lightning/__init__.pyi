@@ -15,18 +15,19 @@ from .loaders import (
 )
 from .loops import (
     EVALUATION_LOOPS as EVALUATION_LOOPS,
+    current_fit_loop as current_fit_loop,
     end_run_early as end_run_early,
     install_evaluation_loop as install_evaluation_loop,
     install_fit_loop as install_fit_loop,
     install_trial_loop as install_trial_loop,
     log_step as log_step,
+    mute_loggers as mute_loggers,
+    run_fit_loop as run_fit_loop,
     set_epoch_length as set_epoch_length,
     set_step_limits as set_step_limits,
-    validates_by_time as validates_by_time,
 )
 from .processes import (
     end_processes as end_processes,
-    has_communication_hook as has_communication_hook,
     launch as launch,
     leave_launcher as leave_launcher,
     processes_started_with as processes_started_with,
@@ -41,9 +42,41 @@ from .resuming import (
     state_to_come as state_to_come,
     step_plateaus_after_batch as step_plateaus_after_batch,
 )
+from .roots import (
+    LightningCallback as LightningCallback,
+    each_lightning as each_lightning,
+    is_served as is_served,
+    lightning_of as lightning_of,
+)
 from .stepping import (
     checkpoint_steps as checkpoint_steps,
     hide_scheduler_step as hide_scheduler_step,
     set_checkpoint_steps as set_checkpoint_steps,
     shadow_scheduler_step as shadow_scheduler_step,
+)
+from .strategies import (
+    before_optimizers_exist as before_optimizers_exist,
+    ddp_wrapper as ddp_wrapper,
+    has_communication_hook as has_communication_hook,
+    has_known_strategy as has_known_strategy,
+    make_optimizers as make_optimizers,
+    replicas as replicas,
+    unwrap as unwrap,
+    wrap as wrap,
+)
+from .user_code import (
+    batch_size_or_none as batch_size_or_none,
+    extract_batch_size as extract_batch_size,
+    is_compiled_by_lightning as is_compiled_by_lightning,
+    is_overridden as is_overridden,
+    lightning_getattr as lightning_getattr,
+    lightning_hasattr as lightning_hasattr,
+    lightning_setattr as lightning_setattr,
+)
+from .validation import (
+    batch_of_fit as batch_of_fit,
+    run_validation as run_validation,
+    validate_every as validate_every,
+    validates as validates,
+    validates_by_time as validates_by_time,
 )

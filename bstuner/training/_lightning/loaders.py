@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from lightning.fabric.utilities.data import _set_sampler_epoch
-from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.connectors.data_connector import _request_dataloader
-from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities import CombinedLoader
+from typing import TYPE_CHECKING, Any
 
 from bstuner.data import set_batch_size
 from bstuner.training._lightning.loops import EVALUATION_LOOPS
+from bstuner.training._lightning.roots import lightning_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities import CombinedLoader
 
 __all__ = [
     "begin_epoch_anew",
@@ -53,14 +52,14 @@ def hook_of(trainer: Trainer, role: str) -> tuple[Any, str]:
 def request_loaders(trainer: Trainer, role: str) -> Any:
     """What the user passed, or what the user's hook returns now."""
     # _request_dataloader: within it, loaders remember how they were built, so that they can be rebuilt.
-    answer = _Answer(_source(trainer, role))
-    _request_dataloader(answer)  # type: ignore[arg-type]  # it only calls dataloader()
-    if answer.error is not None:
-        raise answer.error
-    return answer.loaders
+    request = _Request(_source(trainer, role))
+    lightning_of(trainer, "trainer.connectors.data_connector")._request_dataloader(request)
+    if request.error is not None:
+        raise request.error
+    return request.loaders
 
 
-class _Answer:
+class _Request:
     """A source that keeps the error of a hook back: _request_dataloader would leave torch's classes patched."""
 
     def __init__(self, source: Any) -> None:
@@ -77,10 +76,11 @@ class _Answer:
 
 def prepared_loader(trainer: Trainer, role: str, loader: Any) -> Any:
     """The loader that Lightning will use in the place of the user's: with a sampler for this process, for example."""
-    stage = {"train": RunningStage.TRAINING, "test": RunningStage.TESTING, "predict": RunningStage.PREDICTING}
+    stages = lightning_of(trainer, "trainer.states").RunningStage
+    stage = {"train": stages.TRAINING, "test": stages.TESTING, "predict": stages.PREDICTING}
     # _data_connector: the only place that knows which loaders get a DistributedSampler.
     return trainer._data_connector._prepare_dataloader(
-        loader, shuffle=role == "train", mode=stage.get(role, RunningStage.VALIDATING)
+        loader, shuffle=role == "train", mode=stage.get(role, stages.VALIDATING)
     )
 
 
@@ -178,4 +178,4 @@ def begin_epoch_anew(trainer: Trainer) -> None:
     loaders = trainer.fit_loop._combined_loader
     for loader in loaders.flattened if loaders is not None else ():
         # The fit loop has told the epoch to the old samplers already.
-        _set_sampler_epoch(loader, trainer.current_epoch)
+        lightning_of(trainer, "loops.fit_loop")._set_sampler_epoch(loader, trainer.current_epoch)

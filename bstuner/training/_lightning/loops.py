@@ -6,29 +6,27 @@ there is no progress, no metric and no loader state to put back.
 
 from __future__ import annotations
 
-from typing import Any
-
-from lightning.pytorch import Trainer
-from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
-from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.loops.prediction_loop import _PredictionLoop
-from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
-from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.exceptions import _TunerExitException
+from typing import TYPE_CHECKING, Any
 
 from bstuner.training._lightning.processes import spawns_processes
+from bstuner.training._lightning.roots import lightning_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities import CombinedLoader
 
 __all__ = [
     "EVALUATION_LOOPS",
+    "current_fit_loop",
     "end_run_early",
     "install_evaluation_loop",
     "install_fit_loop",
     "install_trial_loop",
     "log_step",
+    "mute_loggers",
+    "run_fit_loop",
     "set_epoch_length",
     "set_step_limits",
-    "validates_by_time",
 ]
 
 EVALUATION_LOOPS = {"validate": "validate_loop", "test": "test_loop", "predict": "predict_loop"}
@@ -39,7 +37,7 @@ def install_fit_loop(
 ) -> None:
     """Give the Trainer a fresh fit loop that reads these batches; the caller puts the user's loop back."""
     unlimited = trainer.max_epochs in (None, -1)
-    loop = _FitLoop(trainer, max_epochs=-1 if unlimited else max(trainer.max_epochs or 0, epoch + 1))
+    loop = _fit_loop(trainer, max_epochs=-1 if unlimited else max(trainer.max_epochs or 0, epoch + 1))
     # In the middle of a fit, callbacks that unfreeze layers at an epoch must see that epoch.
     loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = epoch
     loop._data_source.instance = train_batches
@@ -51,8 +49,8 @@ def install_fit_loop(
 def install_trial_loop(trainer: Trainer) -> None:
     """Give the Trainer a fresh fit loop that reads the user's own loaders; the caller puts the user's loop back."""
     users = trainer.fit_loop
-    loop = _FitLoop(trainer, min_epochs=users.min_epochs, max_epochs=users.max_epochs)
-    set_step_limits(loop, users.max_steps, users.min_steps)
+    loop = _fit_loop(trainer, min_epochs=users.min_epochs, max_epochs=users.max_epochs)
+    _limit_steps(loop, users.max_steps, users.min_steps)
     loop._data_source = users._data_source
     loop.epoch_loop.val_loop._data_source = users.epoch_loop.val_loop._data_source
     trainer.fit_loop = loop
@@ -64,10 +62,12 @@ def install_evaluation_loop(trainer: Trainer, stage: str, batches: CombinedLoade
     users = getattr(trainer, EVALUATION_LOOPS[stage])
     loop: Any
     if stage == "predict":
-        loop = _PredictionLoop(trainer, inference_mode=users.inference_mode)
+        loop = lightning_of(trainer, "loops.prediction_loop")._PredictionLoop(
+            trainer, inference_mode=users.inference_mode
+        )
     else:
         # _trainer_fn, _stage: what makes an evaluation loop one of validation or of testing.
-        loop = _EvaluationLoop(
+        loop = lightning_of(trainer, "loops.evaluation_loop")._EvaluationLoop(
             trainer, users._trainer_fn, users._stage, verbose=False, inference_mode=users.inference_mode
         )
     loop._data_source.instance = batches
@@ -78,14 +78,34 @@ def install_evaluation_loop(trainer: Trainer, stage: str, batches: CombinedLoade
 
 def _quieten(trainer: Trainer) -> None:
     # _logger_connector holds the metrics logged so far: a probe logs into one of its own.
-    trainer._logger_connector = _LoggerConnector(trainer)
+    connectors = lightning_of(trainer, "trainer.connectors.logger_connector.logger_connector")
+    trainer._logger_connector = connectors._LoggerConnector(trainer)
     # _val_check_time_interval: a validation by wall clock would fire in the middle of a probe.
     trainer._val_check_time_interval = None
-    trainer.profiler = PassThroughProfiler()
+    trainer.profiler = lightning_of(trainer, "profilers").PassThroughProfiler()
 
 
-def set_step_limits(loop: _FitLoop, max_steps: int, min_steps: int | None) -> None:
+def _fit_loop(trainer: Trainer, **limits: Any) -> Any:
+    return lightning_of(trainer, "loops.fit_loop")._FitLoop(trainer, **limits)
+
+
+def run_fit_loop(trainer: Trainer) -> None:
+    """Train in the fit loop that the Trainer has now."""
+    trainer.training = True  # nothing public sets the stage without starting a run
+    trainer.fit_loop.run()
+
+
+def current_fit_loop(trainer: Trainer) -> Any:
+    """Return the fit loop that the Trainer has now, by which a probe is told from the user's fit."""
+    return trainer.fit_loop  # a probe replaces it, and nothing public names a run
+
+
+def set_step_limits(trainer: Trainer, max_steps: int, min_steps: int | None) -> None:
     """Set after how many optimizer steps a fit ends, and before how many it does not."""
+    _limit_steps(trainer.fit_loop, max_steps, min_steps)
+
+
+def _limit_steps(loop: Any, max_steps: int, min_steps: int | None) -> None:
     # The Trainer's own max_steps and min_steps only read these.
     loop.epoch_loop.max_steps, loop.epoch_loop.min_steps = max_steps, min_steps
 
@@ -100,21 +120,23 @@ def set_epoch_length(trainer: Trainer, batches: int) -> None:
     loop.max_batches = batches
 
 
-def validates_by_time(trainer: Trainer) -> bool:
-    """Whether the fit validates by the clock, not by batches."""
-    return trainer._val_check_time_interval is not None  # kept nowhere public
-
-
 def log_step(trainer: Trainer) -> int:
     """The step by which Lightning's own loggers and monitors count."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped  # kept nowhere public
+
+
+def mute_loggers(trainer: Trainer) -> None:
+    """Put a dummy in the place of the loggers; the caller puts the user's back."""
+    # DummyLogger (undocumented) swallows whatever user code does with it. Never None: user code calls
+    # self.logger.log_image() and the like.
+    trainer.loggers = [lightning_of(trainer, "loggers.logger").DummyLogger()] if trainer.loggers else []
 
 
 def end_run_early(trainer: Trainer) -> None:
     """End the running fit, validate, test or predict cleanly, as Lightning's own Tuner does."""
     if not spawns_processes(trainer):
         # The only exception that Trainer's entry points take as a normal end.
-        raise _TunerExitException
+        raise lightning_of(trainer, "utilities.exceptions")._TunerExitException
     # A spawned process cannot hand that on; there the run goes on, with nothing to do.
     trainer.limit_train_batches = trainer.num_sanity_val_steps = 0
     if trainer.state.fn != "fit":

@@ -7,16 +7,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import subprocess_script
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from bstuner.training._lightning.roots import each_lightning, lightning_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = [
     "end_processes",
-    "has_communication_hook",
     "launch",
     "leave_launcher",
     "processes_started_with",
@@ -26,7 +25,8 @@ __all__ = [
 
 def spawns_processes(trainer: Trainer) -> bool:
     """Whether the run is in processes that Lightning has spawned or forked from the one that called it."""
-    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    launchers = lightning_of(trainer, "strategies.launchers.multiprocessing")
+    return isinstance(trainer.strategy.launcher, launchers._MultiProcessingLauncher)
 
 
 def launch(trainer: Trainer, function: Callable[..., Any], *args: Any) -> Any:
@@ -74,9 +74,17 @@ def processes_started_with(command: Sequence[str]) -> Iterator[None]:
 
     Otherwise they would run the script as it is.
     """
+    with contextlib.ExitStack() as stack:
+        for launcher in each_lightning("strategies.launchers.subprocess_script"):
+            stack.enter_context(_started_with(launcher, command))
+        yield
+
+
+@contextlib.contextmanager
+def _started_with(launcher: Any, command: Sequence[str]) -> Iterator[None]:
     # _basic_subprocess_cmd, _hydra_subprocess_cmd: nothing public says how these processes are started. Replaced in
     # the module of the launcher, which has imported them by name.
-    basic, hydra = subprocess_script._basic_subprocess_cmd, subprocess_script._hydra_subprocess_cmd
+    basic, hydra = launcher._basic_subprocess_cmd, launcher._hydra_subprocess_cmd
 
     def own(original: Sequence[str]) -> list[str]:
         named = 3 if original[1] == "-m" else 2  # the interpreter, and the script or module
@@ -86,15 +94,9 @@ def processes_started_with(command: Sequence[str]) -> Iterator[None]:
         original, folder = hydra(local_rank)
         return own(original), folder
 
-    subprocess_script._basic_subprocess_cmd = lambda: own(basic())
-    subprocess_script._hydra_subprocess_cmd = own_hydra
+    launcher._basic_subprocess_cmd = lambda: own(basic())
+    launcher._hydra_subprocess_cmd = own_hydra
     try:
         yield
     finally:
-        subprocess_script._basic_subprocess_cmd, subprocess_script._hydra_subprocess_cmd = basic, hydra
-
-
-def has_communication_hook(strategy: DDPStrategy) -> bool:
-    """Whether DistributedDataParallel has a communication hook of the user's, and so takes no other."""
-    # _ddp_comm_hook: kept nowhere public; _register_ddp_hooks() passes it over where the device is no GPU.
-    return strategy._ddp_comm_hook is not None and strategy.root_device.type == "cuda"
+        launcher._basic_subprocess_cmd, launcher._hydra_subprocess_cmd = basic, hydra

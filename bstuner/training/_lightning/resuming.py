@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric.utilities.load import _METADATA_FILENAME
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loops.evaluation_loop import RestartStage
 from torch import Tensor
+
+from bstuner.training._lightning.roots import lightning_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
 
 __all__ = [
     "begin_epoch_in_full",
@@ -89,7 +91,8 @@ def end_epoch_in_full(trainer: Trainer, epoch: int, *, validate: bool) -> None:
     inner._restarting = True
     inner.val_loop._restarting = False
     if validate:
-        inner.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+        stages = lightning_of(trainer, "loops.evaluation_loop").RestartStage
+        inner.val_loop._restart_stage = stages.RESTARTED_MID_EVALUATION
         inner._batches_that_stepped -= 1  # counted after the validation
 
 
@@ -127,7 +130,8 @@ def state_to_come(trainer: Trainer, callback: Callback) -> dict[str, Any]:
         return {}
     place = Path(trainer.strategy.broadcast(path))  # as Lightning does: all read the same
     # A folder has the weights in files of their own, and a single file is mapped, not read.
-    file = place / _METADATA_FILENAME if place.is_dir() else place
+    folder_file = lightning_of(trainer, "strategies.model_parallel")._METADATA_FILENAME
+    file = place / folder_file if place.is_dir() else place
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of an older torch's defaults, when Lightning reads it too
         weights_only = _arguments_of_run(trainer)["weights_only"]  # as the user has said to Lightning
@@ -136,10 +140,11 @@ def state_to_come(trainer: Trainer, callback: Callback) -> dict[str, Any]:
 
 
 def _arguments_of_run(trainer: Trainer) -> dict[str, Any]:
+    # _run: it keeps what `fit` was given nowhere else before the strategy has set up the model.
+    run = lightning_of(trainer).Trainer._run.__code__
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        # _run: it keeps what `fit` was given nowhere else before the strategy has set up the model.
-        if frame.f_code is Trainer._run.__code__ and frame.f_locals["self"] is trainer:
+        if frame.f_code is run and frame.f_locals["self"] is trainer:
             return frame.f_locals
         frame = frame.f_back
     # Rather than to train on by another plan than the checkpoint's.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from bstuner.training._lightning.roots import lightning_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
 
 __all__ = ["checkpoint_steps", "hide_scheduler_step", "set_checkpoint_steps", "shadow_scheduler_step"]
 
@@ -73,5 +76,6 @@ def set_checkpoint_steps(trainer: Trainer, steps: Sequence[int]) -> None:
 
 def _by_steps(trainer: Trainer) -> list[ModelCheckpoint]:
     # _every_n_train_steps: kept nowhere public.
-    checkpoints = (callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint))
+    kind = lightning_of(trainer, "callbacks").ModelCheckpoint
+    checkpoints = (callback for callback in trainer.callbacks if isinstance(callback, kind))
     return [callback for callback in checkpoints if callback._every_n_train_steps]

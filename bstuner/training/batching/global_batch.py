@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.core import BatchLayout, EpochData, nearest_layouts, possible_micro_batches
 from bstuner.errors import LayoutImpossible
+from bstuner.training._lightning import replicas
 from bstuner.training.batching.placement import accumulation_of, plans_accumulation
-from bstuner.training.run import limit_of, replicas
+from bstuner.training.run import limit_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["GlobalBatch"]
 

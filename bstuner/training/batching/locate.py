@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from lightning.pytorch import Trainer
-
-# Undocumented but without an underscore: looks on the module, the datamodule and their hparams.
-from lightning.pytorch.utilities.parsing import lightning_hasattr
+from typing import TYPE_CHECKING, Any
 
 from bstuner.errors import BatchSizeNotSettable
-from bstuner.training._lightning import hook_of, loaders_come_from_hooks, request_loaders
+from bstuner.training._lightning import hook_of, lightning_hasattr, loaders_come_from_hooks, request_loaders
 from bstuner.training.batching.places import AttributeBatching, Batching, HookBatching, LoaderBatching, resizing_hook
 from bstuner.training.run import flat_loaders
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["locate_batching", "locate_validation_batching"]
 

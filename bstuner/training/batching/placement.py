@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-
+from bstuner.training._lightning import lightning_of
 from bstuner.training.batching.places import Batching
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["Placement", "accumulation_of", "plans_accumulation"]
 
@@ -50,5 +52,6 @@ def plans_accumulation(trainer: Trainer) -> bool:
 
 
 def _planned(trainer: Trainer) -> list[int]:
-    schedulers = [call for call in trainer.callbacks if isinstance(call, GradientAccumulationScheduler)]
+    kind = lightning_of(trainer, "callbacks").GradientAccumulationScheduler
+    schedulers = [call for call in trainer.callbacks if isinstance(call, kind)]
     return [factor for scheduler in schedulers for factor in scheduler.scheduling.values()]

@@ -6,17 +6,21 @@ import contextlib
 import numbers
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-from lightning.pytorch import Trainer
-
-# Undocumented but without an underscore: it writes every holder at once, as Lightning's own finder does.
-from lightning.pytorch.utilities.parsing import lightning_getattr, lightning_setattr
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bstuner.data import batch_size_of, cuts_batches, known_batch_size, set_batch_size
 from bstuner.errors import BatchSizeNotSettable, EmptyDataset
-from bstuner.training._lightning import hook_of, request_loaders, resize_when_rebuilt
+from bstuner.training._lightning import (
+    hook_of,
+    lightning_getattr,
+    lightning_setattr,
+    request_loaders,
+    resize_when_rebuilt,
+)
 from bstuner.training.run import flat_loaders
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = [
     "AttributeBatching",

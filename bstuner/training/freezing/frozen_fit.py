@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 from bstuner.device import RandomState
 from bstuner.training._lightning import forget_loaders
 from bstuner.training.freezing.snapshot import Snapshot
 
-__all__ = ["FrozenFit", "FrozenStart", "before_optimizers_exist"]
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+__all__ = ["FrozenFit", "FrozenStart", "wind_back"]
 
 
 class FrozenFit:
@@ -82,43 +83,6 @@ class FrozenStart:
             self._state.restore()
         finally:
             self._random.restore()
-
-
-def before_optimizers_exist(trainer: Trainer, action: Callable[[], None]) -> Callable[[], None]:
-    """Run `action` once, when the model is on its device and no optimizer exists yet.
-
-    No hook sits there, so the strategy's public method is replaced on the instance until it is called. For
-    `validate`, `test` and `predict`, which make no optimizers, the moment is the end of the strategy's setup.
-
-    Returns:
-        A function that takes the arrangement back, should that moment never come.
-
-    """
-    strategy = trainer.strategy
-    fitting = trainer.state.fn == "fit"
-    name = "setup_optimizers" if fitting else "setup"
-    original = getattr(strategy, name)
-    replaced = {key: value for key, value in vars(strategy).items() if key == name}  # by someone else, before
-    actions = [action]
-
-    def cancel() -> None:
-        actions.clear()  # should another replacement still hold on to this one
-        if vars(strategy).get(name) is once:
-            del vars(strategy)[name]
-            vars(strategy).update(replaced)
-
-    def once(trainer: Trainer) -> None:
-        arranged = list(actions)
-        cancel()
-        if not fitting:
-            original(trainer)
-        for act in arranged:
-            act()
-        if fitting:
-            original(trainer)
-
-    vars(strategy)[name] = once
-    return cancel
 
 
 def wind_back(trainer: Trainer, frozen: FrozenFit, start: FrozenStart) -> None:

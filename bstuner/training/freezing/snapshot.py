@@ -28,11 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bstuner.training._lightning import each_lightning
 from bstuner.training.freezing.undo import (
     CONTAINERS,
     Undo,
@@ -60,7 +59,6 @@ _MACHINERY = (sys.stdlib_module_names - {"argparse", "collections", "types"}) | 
 }
 # FSDP keeps which parameters are gathered at the moment in objects of its own, which hooks of the module refer to.
 _KEPT_BY_TORCH = "torch.distributed.fsdp"
-_PIPELINE = (DataLoader, Dataset, Sampler, LightningDataModule, CombinedLoader)
 # Nothing to remember, or alive outside the search: winding a running thread back would break it.
 _CLOSED = (
     *(type(None), str, bytes, int, float, complex, ModuleType, random.SystemRandom),
@@ -126,7 +124,7 @@ class Snapshot:
         kind: Any = type(obj)  # not obj.__class__, which a proxy forges
         if issubclass(kind, _CLOSED) or id(obj) in self._kept:
             return
-        contents = contents and not issubclass(kind, _PIPELINE)
+        contents = contents and not issubclass(kind, _pipeline())
         if issubclass(kind, type):
             if not _is_machinery(obj):
                 self._remember(obj, [undo_class(obj)], [*vars(obj).values(), *obj.__bases__], contents)
@@ -156,6 +154,14 @@ def _plain_torch() -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _pipeline() -> tuple[Any, ...]:
+    """Return the classes of the data pipeline."""
+    modules = [package.LightningDataModule for package in each_lightning()]
+    loaders = [utilities.CombinedLoader for utilities in each_lightning("utilities")]
+    return (DataLoader, Dataset, Sampler, *modules, *loaders)
+
+
 def _is_machinery(definition: Any) -> bool:
     module = str(definition.__module__)
     return module.partition(".")[0] in _MACHINERY and not module.startswith(_KEPT_BY_TORCH)
@@ -164,7 +170,7 @@ def _is_machinery(definition: Any) -> bool:
 def _keeps_state(kind: Any) -> bool:
     if str(kind.__module__).startswith("bstuner."):
         return False  # the search does not rewind itself
-    return issubclass(kind, _PIPELINE) or hasattr(kind, "state_dict") or not _is_machinery(kind)
+    return issubclass(kind, _pipeline()) or hasattr(kind, "state_dict") or not _is_machinery(kind)
 
 
 def _look_inside(obj: Any, kind: Any, contents: bool) -> tuple[list[Undo], list[Any]] | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch.utils.data import BatchSampler
 
 from bstuner.data import Draw, EpochOrder, check_can_be_planned, own_generators, with_planned_batches
 from bstuner.device import RandomState
 from bstuner.training._lightning import has_loaders, prepared_loader, substitute_train_loaders
 from bstuner.training.run import combined, flat_loaders, with_loaders
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["IndexedData"]
 
@@ -54,7 +56,7 @@ class IndexedData:
             self._sampler.seed = self._saved["processes"][trainer.global_rank]["seed"]
         self._order = EpochOrder(self._generators, self.restore_generators, self._again)
         planned = with_planned_batches(loader, self._order, self._sizes, self._position)
-        return planned if users is flat[0] else with_loaders(combined(users, "train"), [planned])
+        return planned if users is flat[0] else with_loaders(combined(trainer, users, "train"), [planned])
 
     def restore_generators(self) -> None:
         """Go on with the random numbers of the run that is resumed, from where it was saved."""
@@ -123,7 +125,7 @@ class StreamedData(IndexedData):
         vars(self.loader)["batch_sampler"] = BatchSampler(own.sampler, own.batch_size, own.drop_last)
         vars(self.loader)["_iterator"] = None
         self.resize()
-        return self.loader if users is loader else with_loaders(combined(users, "train"), [self.loader])
+        return self.loader if users is loader else with_loaders(combined(self._trainer, users, "train"), [self.loader])
 
     def resize(self) -> None:
         """Give the batches the size of the epoch that starts."""

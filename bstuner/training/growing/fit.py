@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
 from torch import distributed
 
 from bstuner.core.growth import PlannedStep, RunPlan
@@ -18,6 +17,9 @@ from bstuner.training.growing.data import IndexedData
 from bstuner.training.growing.nominal_trainer import NominalTrainer
 from bstuner.training.growing.schedulers import NominalSchedulers
 from bstuner.training.growing.validation import ValidationClock
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["GrowingFit"]
 
@@ -91,7 +93,7 @@ class GrowingFit(ABC):
         for name, value in self._users.items():
             setattr(self._trainer, name, value)
         self._clock.put_back()
-        set_step_limits(self._trainer.fit_loop, *self._users_limits)
+        set_step_limits(self._trainer, *self._users_limits)
 
     @abstractmethod
     def train_starts(self) -> None:

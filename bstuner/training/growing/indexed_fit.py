@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from bstuner.core.growth import EpochPlan, RunPlan
 from bstuner.device import RandomState
@@ -18,9 +16,13 @@ from bstuner.training._lightning import (
     set_last_reload,
     set_step_limits,
     step_plateaus_after_batch,
+    validates,
 )
 from bstuner.training.growing.data import IndexedData
 from bstuner.training.growing.fit import GrowingFit
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["IndexedFit"]
 
@@ -70,7 +72,7 @@ class IndexedFit(GrowingFit):
         self._clock.announce(due, self._batches - 1)
         if over:
             self._schedulers.announce(*self._users_steps())
-        validate = due and trainer.enable_validation
+        validate = due and validates(trainer)
         if not self._saved["validated"] and (validate or self._batches == len(self._epoch_plan(self._epoch))):
             end_epoch_in_full(trainer, self._epoch, validate=validate)
         elif over and not validate:
@@ -124,7 +126,7 @@ class IndexedFit(GrowingFit):
         """End the fit after the samples that the user's number of steps takes."""
         most, least = self._users_limits
         set_step_limits(
-            self._trainer.fit_loop,
+            self._trainer,
             self.plan.steps_before(self.plan.sample_of(most)) if most >= 0 else most,
             self.plan.steps_before(self.plan.sample_of(least)) if least else least,
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from lightning.pytorch import Trainer
 from torch.utils.data import IterableDataset
 
 from bstuner.core import BatchLayout, EpochData, Rule, rule_for, scale_lr
@@ -12,9 +12,12 @@ from bstuner.core.growth import BatchPlan, GrowthSettings, NominalSteps, Phase, 
 from bstuner.data import batch_size_of, check_can_be_planned
 from bstuner.device import RandomState
 from bstuner.errors import SettingRefused
-from bstuner.training._lightning import checkpoint_steps, request_loaders
+from bstuner.training._lightning import checkpoint_steps, replicas, request_loaders
 from bstuner.training.growing.simulate import simulate_schedule
-from bstuner.training.run import combined, epoch_data, flat_loaders, replicas, steps_of
+from bstuner.training.run import combined, epoch_data, flat_loaders, steps_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["GrowthPlanner", "plan_run"]
 
@@ -226,7 +229,7 @@ def _look(trainer: Trainer) -> tuple[BatchLayout, EpochData, bool]:
     """The user's own batch, the samples there are, and whether they come as a stream."""
     state = RandomState()
     try:
-        loaders = combined(request_loaders(trainer, "train"), "train")
+        loaders = combined(trainer, request_loaders(trainer, "train"), "train")
         flat = flat_loaders(loaders)
         if len(flat) != 1:
             raise SettingRefused(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
-
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.types import LRSchedulerConfig
+from typing import TYPE_CHECKING, Any
 
 from bstuner.core import is_due
 from bstuner.training._lightning import hide_scheduler_step
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.types import LRSchedulerConfig
 
 __all__ = ["NominalSchedulers"]
 

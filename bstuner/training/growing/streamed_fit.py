@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
-
-# Undocumented but without an underscore: how Lightning itself tells the samples in a batch.
-from lightning.pytorch.utilities.data import extract_batch_size
 
 from bstuner.core.growth import PlannedStep, RunPlan, layout_within, lr_factor_at, phase_at
 from bstuner.device import RandomState
 from bstuner.training._lightning import (
     begin_epoch_in_full,
+    extract_batch_size,
+    replicas,
     restore_metrics,
     set_epoch_length,
     set_last_reload,
@@ -23,7 +21,9 @@ from bstuner.training._lightning import (
 )
 from bstuner.training.growing.data import StreamedData
 from bstuner.training.growing.fit import GrowingFit
-from bstuner.training.run import replicas
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["StreamedFit"]
 
@@ -88,7 +88,7 @@ class StreamedFit(GrowingFit):
             self._trainer.accumulate_grad_batches = accumulate
         # As many as there really are: where an epoch of the stream ends, the last batch may hold fewer.
         self._since += self._global_size(content)
-        micros = (*self.step.micros, extract_batch_size(content))
+        micros = (*self.step.micros, extract_batch_size(self._trainer, content))
         factor = lr_factor_at(phase, self._since * self.step.accumulate // len(micros), self.plan.rule)
         self.step = self.step._replace(batch_size=self._since, micros=micros, lr_factor=factor)
 
@@ -122,7 +122,8 @@ class StreamedFit(GrowingFit):
         return layout_within(share, batches.fits).micro
 
     def _global_size(self, content: Any) -> int:
-        size, trainer = extract_batch_size(content), self._trainer
+        trainer = self._trainer
+        size = extract_batch_size(trainer, content)
         if trainer.world_size == 1:
             return size
         # Every process must take the same steps, whatever its own part of the stream holds.
@@ -134,7 +135,7 @@ class StreamedFit(GrowingFit):
         nominal, (most, least) = self.plan.nominal.batch_size, self._users_limits
         seen, step = self._seen, self._trainer.global_step
         set_step_limits(
-            self._trainer.fit_loop,
+            self._trainer,
             most if most < 0 else step if seen >= most * nominal else sys.maxsize,
             least if not least else step if seen >= least * nominal else sys.maxsize,
         )

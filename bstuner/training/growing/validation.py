@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.errors import SettingRefused
-from bstuner.training._lightning import validates_by_time
+from bstuner.training._lightning import batch_of_fit, validate_every, validates_by_time
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["ValidationClock"]
 
@@ -70,14 +71,13 @@ class ValidationClock:
         trainer = self._trainer
         if self._interval is None:
             return
-        # Lightning validates where the count of batches divides by this.
-        counted = trainer.fit_loop.total_batch_idx if self.over_epochs else batch
-        trainer.val_check_batch = counted + 1 if due else sys.maxsize
+        number = batch_of_fit(trainer) if self.over_epochs else batch
+        validate_every(trainer, number + 1 if due else None)
 
     def announce_share(self, batches: int) -> None:
         """Tell Lightning after how many batches validation comes, by how many the epoch really has."""
         if isinstance(self._interval, float):
-            self._trainer.val_check_batch = max(1, int(batches * self._interval))
+            validate_every(self._trainer, max(1, int(batches * self._interval)))
 
     def forget_lengths(self) -> None:
         """Have Lightning not compare the interval with the planned batches while it makes loaders."""

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
-
-# Undocumented but without an underscore: how Lightning itself tells the samples in a batch.
-from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-# Undocumented but without an underscore: Lightning's own test for "did the user write this hook".
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from bstuner.data import (
     ProbeBatches,
@@ -26,9 +18,12 @@ from bstuner.data import (
     worst_batches,
 )
 from bstuner.errors import EmptyDataset
-from bstuner.training._lightning import request_loaders
+from bstuner.training._lightning import batch_size_or_none, is_overridden, request_loaders, validates
 from bstuner.training.probing.loop import Batches, BatchSource
 from bstuner.training.run import combined, flat_loaders, samples_here
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["ProbeData", "given"]
 
@@ -64,7 +59,7 @@ class ProbeData:
         self._progress = progress
         self._role = "train" if stage == "fit" else stage
         self._known: dict[tuple[str, int], tuple[Samples, ProbeBatches]] = {}
-        self.loaders = combined(request_loaders(trainer, self._role), self._role)
+        self.loaders = combined(trainer, request_loaders(trainer, self._role), self._role)
         for index, loader in enumerate(self.loaders.flattened):
             if cuts_batches(loader):
                 self._learn(self._role, index, loader)
@@ -85,18 +80,18 @@ class ProbeData:
 
     def validation(self) -> Batches | None:
         """The validation batches of a fit, at the size that the loaders have now; None without validation."""
-        if not self._trainer.enable_validation:
+        if not validates(self._trainer):
             return None
         batches = self._batches("val")
         return batches if batches.sources else None
 
     def _batches(self, role: str) -> Batches:
-        loaders = combined(request_loaders(self._trainer, role), role)
+        loaders = combined(self._trainer, request_loaders(self._trainer, role), role)
         return Batches(loaders, [self._source(role, index, each) for index, each in enumerate(flat_loaders(loaders))])
 
     def _source(self, role: str, index: int, loader: Any) -> BatchSource:
         if not cuts_batches(loader):
-            return BatchSource(_AsTheyCome(loader), loader)
+            return BatchSource(_AsTheyCome(self._trainer, loader), loader)
         _, batches = self._learn(role, index, loader)
         size, device = batch_size_of(loader), self._batch_device()
         samples = samples_here(self._trainer, role, loader)
@@ -130,15 +125,17 @@ class _AsTheyCome:
 
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, trainer: Trainer, loader: Any) -> None:
         self.most: int | None = None
+        self._trainer = trainer
         self._loader = loader
         self._iterator: Iterator[Any] = iter(())
 
     def __call__(self) -> Any:
         batch = self._next()
-        with contextlib.suppress(MisconfigurationException, RecursionError):
-            self.most = max(self.most or 0, extract_batch_size(batch))
+        with contextlib.suppress(RecursionError):
+            size = batch_size_or_none(self._trainer, batch)
+            self.most = self.most if size is None else max(self.most or 0, size)
         return batch
 
     def _next(self) -> Any:

@@ -11,6 +11,8 @@ import torch
 import torch._dynamo.utils  # Lightning has imported it already
 from torch import nn
 
+from bstuner.training._lightning import is_compiled_by_lightning
+
 __all__ = ["Compilation", "compiled_parts"]
 
 
@@ -26,9 +28,8 @@ def compiled_parts(module: nn.Module) -> list[str]:
     """
     found: list[str] = []
     for name, part in module.named_modules():
-        # _compiler_ctx: what Lightning keeps of torch.compile(module) when that is passed to the Trainer.
         # _compiled_call_impl: all that module.compile() leaves.
-        whole = getattr(part, "_compiler_ctx", None) is not None or part._compiled_call_impl is not None
+        whole = is_compiled_by_lightning(part) or part._compiled_call_impl is not None
         if whole or isinstance(part, torch._dynamo.OptimizedModule):
             found.append(name or type(part).__name__)
             continue

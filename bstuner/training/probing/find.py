@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.core import (
     BatchLayout,
@@ -19,18 +18,15 @@ from bstuner.core import (
     format_bytes,
 )
 from bstuner.errors import NothingFits
+from bstuner.training._lightning import replicas
 from bstuner.training.batching import GlobalBatch, Placement
 from bstuner.training.probing.session import Session, open_session
 from bstuner.training.probing.validation import ValidationSearch
 from bstuner.training.probing.warnings import accumulation_warnings, data_warnings, layout_warnings
-from bstuner.training.run import (
-    changed_settings,
-    largest_allowed,
-    last_batch_trouble,
-    limit_of,
-    refuse_contradictions,
-    replicas,
-)
+from bstuner.training.run import changed_settings, largest_allowed, last_batch_trouble, limit_of, refuse_contradictions
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["find_largest"]
 

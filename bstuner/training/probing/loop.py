@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightning.pytorch import Trainer
-
-# Undocumented but without an underscore: swallows whatever user code does with `self.logger`.
-from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bstuner.errors import NoStepTaken
 from bstuner.ranks import Peers
-from bstuner.training._lightning import install_evaluation_loop, install_fit_loop, shadow_scheduler_step
+from bstuner.training._lightning import (
+    install_evaluation_loop,
+    install_fit_loop,
+    mute_loggers,
+    run_fit_loop,
+    shadow_scheduler_step,
+)
 from bstuner.training.probing.timing import Timing
 from bstuner.training.run import OwnCallback, call_fit_start, takes_part, with_loaders
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities import CombinedLoader
 
 __all__ = ["BatchSource", "Batches", "probe_evaluation", "probe_fit"]
 
@@ -170,8 +175,7 @@ def probe_fit(
             call_fit_start(trainer)
         # First in line: it stops an epoch before the user's own end-of-epoch code runs on half an epoch.
         trainer.callbacks = [watch, *trainer.callbacks]
-        trainer.training = True
-        trainer.fit_loop.run()
+        run_fit_loop(trainer)
     except _Finished:
         pass
     finally:
@@ -196,8 +200,7 @@ def probe_evaluation(trainer: Trainer, stage: str, batches: Batches, timing: Tim
 
 def _set_aside(trainer: Trainer) -> None:
     trainer.callbacks = [callback for callback in trainer.callbacks if takes_part(callback)]
-    # A dummy in a logger's place, never None: user code calls self.logger.log_image() and the like.
-    trainer.loggers = [DummyLogger()] if trainer.loggers else []
+    mute_loggers(trainer)
     trainer.limit_train_batches = 1.0
     trainer.overfit_batches = 0
     trainer.reload_dataloaders_every_n_epochs = 0

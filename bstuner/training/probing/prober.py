@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.core import Probe
 from bstuner.device import DeviceMemory, is_out_of_memory
@@ -15,6 +14,9 @@ from bstuner.training.probing.batches import ProbeData, given
 from bstuner.training.probing.loop import Batches, probe_evaluation, probe_fit
 from bstuner.training.probing.timing import Timing
 from bstuner.training.run import wrap_for_probe
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["Prober"]
 

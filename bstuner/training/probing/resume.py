@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from bstuner.core import BatchLayout, FindResult, FindSettings, Observer, format_bytes
 from bstuner.errors import StoredSizeTooLarge
 from bstuner.training.batching import Placement, locate_validation_batching
 from bstuner.training.probing.session import open_session
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["answers", "take_up", "to_save"]
 

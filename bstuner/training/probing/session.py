@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.core import EpochData, FindSettings, Observer, Probe, format_bytes
 from bstuner.device import DeviceMemory, memory_of, name_on_host
 from bstuner.errors import NothingFits
 from bstuner.ranks import Peers, run_on_all
-from bstuner.training._lightning import request_loaders
+from bstuner.training._lightning import request_loaders, unwrap, validates, wrap
 from bstuner.training.batching import Batching, locate_batching
 from bstuner.training.freezing import FrozenFit
 from bstuner.training.probing.batches import ProbeData
 from bstuner.training.probing.compilation import Compilation
 from bstuner.training.probing.prober import Prober
-from bstuner.training.run import (
-    combined,
-    epoch_data,
-    largest_allowed,
-    muted,
-    passed_loaders,
-    short_collections,
-    unwrap,
-    wrap,
-)
+from bstuner.training.run import combined, epoch_data, largest_allowed, muted, passed_loaders, short_collections
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["Session", "open_session"]
 
@@ -139,9 +132,9 @@ class Session:
         found: list[EpochData | None] = [None]
 
         def look() -> None:
-            if not self.trainer.enable_validation:
+            if not validates(self.trainer):
                 return
-            loaders = combined(request_loaders(self.trainer, "val"), "val")
+            loaders = combined(self.trainer, request_loaders(self.trainer, "val"), "val")
             shares = self.batching.shares(self.trainer, "val")
             if any(shares):
                 found[0] = epoch_data(self.trainer, "val", loaders, shares)

@@ -38,7 +38,7 @@ class ValidationSearch:
         def look() -> None:
             self.batching = locate_validation_batching(trainer)
             shares = self.batching.shares(trainer, "val")
-            found.append(epoch_data(trainer, "val", combined(request_loaders(trainer, "val"), "val"), shares))
+            found.append(epoch_data(trainer, "val", combined(trainer, request_loaders(trainer, "val"), "val"), shares))
 
         run_on_all(session.peers, look)
         self._high = largest_allowed(trainer, "validate", EpochData.least(session.peers.gather(found[0])))

@@ -1,7 +1,7 @@
 from .callbacks import (
-    CallbackOfOtherRoot as CallbackOfOtherRoot,
     OwnCallback as OwnCallback,
     call_fit_start as call_fit_start,
+    lightnings_searches as lightnings_searches,
     takes_part as takes_part,
 )
 from .combined_loader import combined as combined, flat_loaders as flat_loaders, with_loaders as with_loaders
@@ -19,10 +19,4 @@ from .limits import (
 from .loaders import passed_loaders as passed_loaders
 from .muting import muted as muted
 from .spawned import in_processes as in_processes
-from .strategy import (
-    refuse_unsupported as refuse_unsupported,
-    replicas as replicas,
-    unwrap as unwrap,
-    wrap as wrap,
-    wrap_for_probe as wrap_for_probe,
-)
+from .strategy import refuse_unsupported as refuse_unsupported, wrap_for_probe as wrap_for_probe

@@ -4,59 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    Callback,
-    Checkpoint,
-    DeviceStatsMonitor,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    LearningRateMonitor,
-    ModelSummary,
-    ProgressBar,
-    Timer,
-)
-
-__all__ = ["CallbackOfOtherRoot", "OwnCallback", "call_fit_start", "takes_part"]
-
+from bstuner.training._lightning import LightningCallback, lightning_of
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
 
-    class CallbackOfOtherRoot:
-        """To the type checker, two classes of the same hooks for different Trainers contradict each other."""
-
-else:
-    from pytorch_lightning import Callback as CallbackOfOtherRoot
-
+__all__ = ["OwnCallback", "call_fit_start", "lightnings_searches", "takes_part"]
 
 # These only watch, save, stop or search: none holds device memory that training needs, and none may act on a probe.
 _BYSTANDERS = (
-    BatchSizeFinder,
-    Checkpoint,
-    DeviceStatsMonitor,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    LearningRateMonitor,
-    ModelSummary,
-    ProgressBar,
-    Timer,
+    "BatchSizeFinder",
+    "Checkpoint",
+    "DeviceStatsMonitor",
+    "EarlyStopping",
+    "GradientAccumulationScheduler",
+    "LearningRateFinder",
+    "LearningRateMonitor",
+    "ModelSummary",
+    "ProgressBar",
+    "Timer",
 )
 
 
-class OwnCallback(Callback, CallbackOfOtherRoot):
-    """The base of bstuner's own callbacks: they run probes and are never part of one, subclasses of users included.
-
-    A Trainer of the package pytorch_lightning, which has classes of its own, accepts it too, if only to be told in
-    `setup` that it is not supported; with another class it would stop before, with an error that says nothing.
-    """
+class OwnCallback(LightningCallback):
+    """The base of bstuner's own callbacks: they run probes and are never part of one, subclasses of users included."""
 
 
 def takes_part(callback: Callback) -> bool:
     """Whether a callback belongs to the training itself, so that a probe without it would measure too little."""
-    return not isinstance(callback, (OwnCallback, *_BYSTANDERS))
+    kinds = lightning_of(callback, "callbacks")
+    return not isinstance(callback, (OwnCallback, *(getattr(kinds, name) for name in _BYSTANDERS)))
+
+
+def lightnings_searches(trainer: Trainer) -> tuple[type, ...]:
+    """Return Lightning's own kinds of callbacks that search for a batch size or a learning rate."""
+    kinds = lightning_of(trainer, "callbacks")
+    return kinds.BatchSizeFinder, kinds.LearningRateFinder
 
 
 def call_fit_start(trainer: Trainer) -> None:

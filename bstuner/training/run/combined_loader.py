@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from lightning.pytorch.utilities import CombinedLoader
+from bstuner.training._lightning import each_lightning, lightning_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities import CombinedLoader
 
 __all__ = ["combined", "flat_loaders", "with_loaders"]
 
 
-def combined(loaders: Any, role: str) -> CombinedLoader:
-    """What a user passed or returned, as Lightning combines it: a loader, a collection, a CombinedLoader."""
-    if isinstance(loaders, CombinedLoader):
-        return loaders
-    return CombinedLoader(loaders, "max_size_cycle" if role == "train" else "sequential")
+def combined(trainer: Trainer, loaders: Any, role: str) -> CombinedLoader:
+    """What a user passed or returned, as Lightning combines it: a loader, a collection, a CombinedLoader.
+
+    Args:
+        trainer: the Trainer of the run.
+        loaders: what the user passed or returned.
+        role: "train", "val", "validate", "test" or "predict".
+
+    """
+    kind = lightning_of(trainer, "utilities").CombinedLoader
+    if not isinstance(loaders, kind):
+        loaders = kind(loaders, "max_size_cycle" if role == "train" else "sequential")
+    return cast("CombinedLoader", loaders)
 
 
 def flat_loaders(loaders: Any) -> list[Any]:
     """The single loaders in what a user passed or returned."""
-    # The same in every mode. An empty collection is a leaf to Lightning, and no loader.
-    return [loader for loader in combined(loaders, "train").flattened if not (_is_collection(loader) and not loader)]
+    # The loaders may come without a Trainer, and are flattened alike in both packages and in every mode.
+    kinds = tuple(package.CombinedLoader for package in each_lightning("utilities"))
+    whole = loaders if isinstance(loaders, kinds) else kinds[0](loaders)
+    # An empty collection is a leaf to Lightning, and no loader.
+    return [loader for loader in whole.flattened if not (_is_collection(loader) and not loader)]
 
 
 def _is_collection(loader: Any) -> bool:

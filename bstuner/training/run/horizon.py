@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.core import BatchLayout, EpochData
 from bstuner.training.run.limits import limit_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["Horizon", "horizon_of", "steps_of"]
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bstuner.core import BatchLayout, EpochData, LoaderData, last_batch_of_one, limited
 from bstuner.data import drops_last, known_batch_size, num_samples
 from bstuner.errors import SettingRefused
-from bstuner.training._lightning import checkpoint_steps, combination_mode, prepared_loader
+from bstuner.training._lightning import checkpoint_steps, combination_mode, prepared_loader, validates
 from bstuner.training.run.combined_loader import flat_loaders
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities import CombinedLoader
 
 __all__ = [
     "LastBatchTrouble",
@@ -154,7 +156,7 @@ def refuse_contradictions(trainer: Trainer, stage: str, data: EpochData, size: i
     interval = getattr(trainer, "val_check_interval", None)  # there is none where it is a time
     if stage != "fit" or batches is None or not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
         return
-    if trainer.enable_validation and interval > batches:
+    if validates(trainer) and interval > batches:
         raise SettingRefused(
             f"Expected Trainer(val_check_interval={interval}) to be at most the training batches of an epoch; at the "
             f"batch size found, {size}, an epoch has {batches}. Give it as a fraction of an epoch (a float up to "

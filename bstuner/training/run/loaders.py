@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from bstuner.training._lightning import loaders_come_from_hooks, request_loaders
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["passed_loaders"]
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_module
+from lightning_utilities.core import rank_zero
 
 __all__ = ["muted"]
 
@@ -21,7 +21,7 @@ def muted() -> Iterator[None]:
     """
     # By it Lightning tells, among other things, that `estimated_stepping_batches` loads the data. Whichever of
     # `lightning` and `pytorch_lightning` was imported last has put its own there.
-    log: logging.Logger = rank_zero_module.log
+    log: logging.Logger = rank_zero.log
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         log.addFilter(_is_serious)

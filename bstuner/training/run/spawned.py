@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.multiprocessing import ProcessExitedException
 
 from bstuner.errors import BstunerError, PeerLost
-from bstuner.training._lightning import end_processes, launch, leave_launcher
+from bstuner.training._lightning import end_processes, launch, leave_launcher, lightning_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["in_processes"]
 
@@ -42,7 +44,8 @@ def in_processes(
         raise PeerLost(f"Expected all processes to run the search to its end, but {error.msg}. {_HINT}") from error
     finally:
         end_processes(trainer)  # after Ctrl-C; otherwise none is left
-    trainer.datamodule = next((value for value in data.values() if isinstance(value, LightningDataModule)), None)
+    kind = lightning_of(trainer).LightningDataModule
+    trainer.datamodule = next((value for value in data.values() if isinstance(value, kind)), None)
     content = _Unpickler(io.BytesIO(answer), {"model": model, **data}).load()
     if isinstance(content, BstunerError):
         raise content

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from bstuner.core import RuleFound, rule_for
 from bstuner.optim import GivenRate, GivenRates, attached_to, bases_of, rescale, scale_constants
+from bstuner.training._lightning import make_optimizers
 from bstuner.training.settings.lr_attribute import CLOSE, Attribute, Made, find_attribute, make
 from bstuner.training.settings.unscaled_rates import rates_in_place, unscaled_rates
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["LearningRate"]
 
@@ -97,7 +99,7 @@ class LearningRate:
 
         births = GivenRates(choose, adam)
         with births.intercepted():
-            trainer.strategy.setup_optimizers(trainer)
+            make_optimizers(trainer)
         for optimizer, written in zip(trainer.optimizers, self._made.bases, strict=False):
             self._change_what_is_left(trainer, optimizer, written, lr)
             if births.was_born(optimizer):
@@ -106,7 +108,7 @@ class LearningRate:
             if isinstance(default, float):
                 optimizer.defaults["lr"] = self._scaled(default, lr)
             if adam is not None:
-                births.scaled |= scale_constants(optimizer, attached_to(optimizer, trainer), adam)
+                births.scaled |= scale_constants(optimizer, attached_to(optimizer, trainer.lr_scheduler_configs), adam)
         if adam is not None and not births.scaled:
             self._warn("No optimizer has betas and an epsilon as Adam has them: there is nothing of these to scale.")
 
@@ -130,7 +132,7 @@ class LearningRate:
         return lr * (written / self.reference)  # so rounded, the reference becomes `lr` itself
 
     def _change_what_is_left(self, trainer: Trainer, optimizer: Any, written: list[float | None], lr: float) -> None:
-        schedulers = attached_to(optimizer, trainer)
+        schedulers = attached_to(optimizer, trainer.lr_scheduler_configs)
         found = bases_of(optimizer, schedulers)
         expected = [
             now if now is None or before is None else self._expected(before, now, lr)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-
-from lightning.pytorch import Trainer
-
-# Undocumented but without an underscore: they read and write what Lightning's own finder does.
-from lightning.pytorch.utilities.parsing import lightning_getattr, lightning_hasattr, lightning_setattr
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bstuner.errors import InvalidSetting, LearningRateNotSettable
 from bstuner.optim import GivenRate, GivenRates, attached_to, bases_of, like, number_in, source_of
+from bstuner.training._lightning import lightning_getattr, lightning_hasattr, lightning_setattr, make_optimizers
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["CLOSE", "Attribute", "Made", "find_attribute", "make"]
 
@@ -46,8 +45,8 @@ def make(trainer: Trainer) -> Made:
     """
     births = GivenRates(lambda _, birth: birth.lr)
     with births.intercepted():
-        trainer.strategy.setup_optimizers(trainer)
-    pairs = [(optimizer, attached_to(optimizer, trainer)) for optimizer in trainer.optimizers]
+        make_optimizers(trainer)
+    pairs = [(optimizer, attached_to(optimizer, trainer.lr_scheduler_configs)) for optimizer in trainer.optimizers]
     bases = [bases_of(*pair) for pair in pairs]
     first = next((basis for basis in _flat(bases) if basis), None)
     if first is None or first < 0 or not math.isfinite(first):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import CyclicLR
 
 from bstuner.optim import is_of_torch, number_in, read_constants, write_constants
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import LRSchedulerConfig
 
 __all__ = ["Converted", "StepConstants"]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.core import BatchLayout, EpochData
 from bstuner.training._lightning import checkpoint_steps, set_checkpoint_steps, set_step_limits
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["StepSettings"]
 
@@ -83,7 +85,7 @@ class StepSettings:
         if self.limit_train_batches is not None:
             trainer.limit_train_batches = batches("limit_train_batches", self.limit_train_batches)
         set_step_limits(
-            trainer.fit_loop,
+            trainer,
             steps("max_steps", self.max_steps),
             None if self.min_steps is None else steps("min_steps", self.min_steps),
         )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from lightning.pytorch import LightningModule, Trainer
-
-# Undocumented but without an underscore: it writes every holder at once, as Lightning's own tuner does.
-from lightning.pytorch.utilities.parsing import lightning_setattr
+from typing import TYPE_CHECKING
 
 from bstuner.core import BatchLayout, EpochData
+from bstuner.training._lightning import lightning_setattr
 from bstuner.training.batching import Batching
 from bstuner.training.run import steps_of
 from bstuner.training.settings.learning_rate import LearningRate
 from bstuner.training.settings.scheduler_steps import StepConstants
 from bstuner.training.settings.trainer_steps import StepSettings
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["SettingsInPlace", "TunedPlacement"]
 

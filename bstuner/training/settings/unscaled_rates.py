@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightning.pytorch import Trainer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bstuner.optim import attached_to, is_of_torch, leaves, number_in
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["RatesInPlace", "rates_in_place", "unscaled_rates"]
 
@@ -34,7 +36,8 @@ def rates_in_place(trainer: Trainer) -> list[RatesInPlace]:
     """The learning rates that stand in each optimizer of a run now."""
     found = []
     for optimizer in trainer.optimizers:
-        inside = [leaf for scheduler in attached_to(optimizer, trainer) for leaf in leaves(scheduler)]
+        schedulers = attached_to(optimizer, trainer.lr_scheduler_configs)
+        inside = [leaf for scheduler in schedulers for leaf in leaves(scheduler)]
         setters = [each for each in (optimizer, *inside) if not is_of_torch(each)]
         first = [number_in(group.get("lr")) for group in optimizer.param_groups]
         found.append(RatesInPlace(first, setters, [_own_rates(setter) for setter in setters]))

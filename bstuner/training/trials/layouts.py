@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.core import BatchLayout, EpochData, FindResult, possible_micro_batches
 from bstuner.training.run import last_batch_trouble
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["TrialLayouts"]
 

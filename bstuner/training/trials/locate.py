@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING
 
 from bstuner.core import BatchLayout, FindSettings
 from bstuner.errors import SettingRefused
-from bstuner.training._lightning import request_loaders
+from bstuner.training._lightning import replicas, request_loaders
 from bstuner.training.batching import Batching, locate_batching, plans_accumulation
 from bstuner.training.freezing import FrozenFit, FrozenStart, wind_back
-from bstuner.training.run import combined, epoch_data, horizon_of, passed_loaders, replicas
+from bstuner.training.run import combined, epoch_data, horizon_of, passed_loaders
 from bstuner.training.settings import LearningRate, SettingsInPlace, StepConstants, StepSettings
 from bstuner.training.trials.settings import FEWEST_STEPS, TrialSettings, trial_budget
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["largest_worth_finding", "locate_settings", "settings_in_place"]
 
@@ -44,7 +46,7 @@ def settings_in_place(
             "batch size and your learning rate is what the others are measured by."
         )
     layout = BatchLayout(batching.reference, trainer.accumulate_grad_batches, replicas(trainer))
-    loaders = combined(request_loaders(trainer, "train"), "train")
+    loaders = combined(trainer, request_loaders(trainer, "train"), "train")
     data = epoch_data(trainer, "train", loaders, batching.shares(trainer, "train"))
     constants = StepConstants.of(trainer.lr_scheduler_configs)
     learning_rate = LearningRate.locate(trainer, restore, settings.lr_arg_name)
@@ -89,7 +91,7 @@ def largest_worth_finding(trainer: Trainer, settings: TrialSettings, asked: Find
         if batching.reference is None:
             return None  # refused later, in words
         layout = BatchLayout(batching.reference, trainer.accumulate_grad_batches, replicas(trainer))
-        loaders = combined(request_loaders(trainer, "train"), "train")
+        loaders = combined(trainer, request_loaders(trainer, "train"), "train")
         data = epoch_data(trainer, "train", loaders, batching.shares(trainer, "train"))
         budget = trial_budget(settings, horizon_of(trainer, layout, data), layout)
     finally:

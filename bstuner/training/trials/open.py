@@ -7,37 +7,24 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
-
-from lightning.pytorch import Trainer
-
-# Undocumented but without an underscore: Lightning's own test for "did the user write this hook".
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from typing import TYPE_CHECKING, Literal
 
 from bstuner.core import BatchLayout, EpochData, FindResult, Rule, sample_marks
 from bstuner.device import memory_of, name_on_host
 from bstuner.errors import MonitorMissing, SettingRefused
 from bstuner.ranks import Peers, run_on_all
-from bstuner.training._lightning import request_loaders
+from bstuner.training._lightning import is_overridden, replicas, request_loaders, unwrap, validates, wrap
 from bstuner.training.batching import Batching, Placement
 from bstuner.training.freezing import FrozenFit, FrozenStart, wind_back
-from bstuner.training.run import (
-    Horizon,
-    combined,
-    epoch_data,
-    horizon_of,
-    muted,
-    passed_loaders,
-    replicas,
-    short_collections,
-    unwrap,
-    wrap,
-)
+from bstuner.training.run import Horizon, combined, epoch_data, horizon_of, muted, passed_loaders, short_collections
 from bstuner.training.settings import LearningRate, SettingsInPlace
 from bstuner.training.trials.layouts import TrialLayouts
 from bstuner.training.trials.locate import settings_in_place
 from bstuner.training.trials.runner import FitRunner, TrialPlan
 from bstuner.training.trials.settings import FEWEST_STEPS, TrialSettings, trial_budget
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["Trials", "open_trials"]
 
@@ -93,7 +80,7 @@ def open_trials(
         settings: the user's choices.
 
     """
-    if not trainer.enable_validation:
+    if not validates(trainer):
         raise MonitorMissing(
             f"Expected a fit that validates, to read monitor={settings.monitor!r} there, found none: no validation "
             "loader, no validation_step(), or limit_val_batches=0."
@@ -149,7 +136,7 @@ def open_trials(
 
 def _validation_samples(trainer: Trainer, batching: Batching) -> int | None:
     """How many samples one validation has, over all processes; None where unknown."""
-    loaders = combined(request_loaders(trainer, "val"), "val")
+    loaders = combined(trainer, request_loaders(trainer, "val"), "val")
     validation = epoch_data(trainer, "val", loaders, batching.shares(trainer, "val"))
     samples = sum(loader.samples or 0 for loader in validation.loaders) * replicas(trainer)
     limit = trainer.limit_val_batches

@@ -8,24 +8,23 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
-
-# Undocumented but without an underscore: swallows whatever user code does with `self.logger`.
-from lightning.pytorch.loggers.logger import DummyLogger
 
 from bstuner.core import BatchLayout, EpochData, Mark, TrialRequest, TrialRun, Watch
 from bstuner.device import DeviceMemory, is_out_of_memory
 from bstuner.errors import PeerError
 from bstuner.ranks import Peers, run_on_all
-from bstuner.training._lightning import install_trial_loop
+from bstuner.training._lightning import install_trial_loop, mute_loggers, run_fit_loop
 from bstuner.training.freezing import FrozenFit, FrozenStart
 from bstuner.training.run import call_fit_start, takes_part, wrap_for_probe
 from bstuner.training.settings import SettingsInPlace
 from bstuner.training.trials.watch import TrialOver, TrialWatch
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
 
 __all__ = ["FitRunner", "TrialPlan"]
 
@@ -176,8 +175,7 @@ class FitRunner:
         trainer = self._trainer
         users = (callback for callback in trainer.callbacks if takes_part(callback))
         trainer.callbacks = [*users, *self.callbacks_for(lr), watching]
-        # A dummy in a logger's place, never None: user code calls self.logger.log_image() and the like.
-        trainer.loggers = [DummyLogger()] if trainer.loggers else []
+        mute_loggers(trainer)
         trainer.check_val_every_n_epoch = 1
         trainer.should_stop = False
         install_trial_loop(trainer)
@@ -186,9 +184,8 @@ class FitRunner:
         wrap_for_probe(trainer, self._peers)
         self._in_place.build(trainer, layout, lr)
         call_fit_start(trainer)
-        trainer.training = True
         with contextlib.suppress(TrialOver):
-            trainer.fit_loop.run()
+            run_fit_loop(trainer)
             watching.validate_the_rest(trainer)
 
     @contextlib.contextmanager

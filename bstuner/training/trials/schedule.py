@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from bstuner.core import calls_by_epoch, calls_by_step
 from bstuner.training._lightning import shadow_scheduler_step
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["TrialSchedule"]
 

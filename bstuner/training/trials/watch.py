@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 
 from bstuner.core import Ending, Mark, Watch
 from bstuner.device import DeviceMemory
 from bstuner.errors import MonitorMissing
 from bstuner.ranks import Peers
+from bstuner.training._lightning import run_validation, validate_every
 from bstuner.training.run import OwnCallback
 from bstuner.training.trials.schedule import TrialSchedule
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["TrialOver", "TrialWatch"]
 
@@ -90,8 +92,7 @@ class TrialWatch(OwnCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count, and see whether a validation is due."""
-        # Never for Lightning's own reasons; a multiple of no batch index.
-        trainer.val_check_batch = sys.maxsize
+        validate_every(trainer, None)  # never for Lightning's own reasons
         self.samples += self._samples_of(batch_idx)
         if trainer.global_step == self.steps:
             return  # gradients are being accumulated
@@ -106,7 +107,7 @@ class TrialWatch(OwnCallback):
             self._stop_clock()
             self._diverged = not _is_finite(outputs)
             self._validating = True
-            trainer.val_check_batch = batch_idx + 1
+            validate_every(trainer, batch_idx + 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the metric, and tell whoever watches."""
@@ -142,8 +143,8 @@ class TrialWatch(OwnCallback):
         if self.samples > (self.marks[-1].samples if self.marks else 0):
             self._stop_clock()
             self._due.clear()
-            self._validating = trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            self._validating = True
+            run_validation(trainer)
 
     def _start_clock(self) -> None:
         self._memory.synchronize()
