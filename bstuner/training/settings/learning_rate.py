@@ -102,7 +102,7 @@ class LearningRate:
             make_optimizers(trainer)
         for optimizer, written in zip(trainer.optimizers, self._made.bases, strict=False):
             self._change_what_is_left(trainer, optimizer, written, lr)
-            if births.was_born(optimizer):
+            if births.has_constructed(optimizer):
                 continue
             default = optimizer.defaults.get("lr")  # for groups that are added later
             if isinstance(default, float):
