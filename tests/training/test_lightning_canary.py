@@ -5,6 +5,7 @@ A failure here after an upgrade says which line of `bstuner/training/_lightning/
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -18,11 +19,13 @@ import pytest
 import torch
 import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import CombinedLoader
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from bstuner.data.loaders import set_batch_size
@@ -108,7 +111,7 @@ def test_a_trial_loop_trains_and_validates_on_the_users_loaders_while_the_users_
 
 def test_step_limits_are_those_of_the_trainer() -> None:
     trainer = zoo.trainer(max_steps=9, min_steps=3, max_epochs=-1)
-    _lightning.set_step_limits(trainer.fit_loop, 5, None)
+    _lightning.set_step_limits(trainer, 5, None)
     assert (trainer.max_steps, trainer.min_steps, trainer.fit_loop.max_steps) == (5, None, 5)
     trainer.fit(zoo.Mlp(length=32))
     assert trainer.global_step == 5
@@ -510,3 +513,176 @@ def test_the_checkpoint_of_a_fit_is_known_before_lightning_restores_it(tmp_path:
     assert looks[1].seen[3:] == [None, {}], "not that of the fit before"
     zoo.trainer(looks[2], max_epochs=2).fit(zoo.Mlp(length=32), ckpt_path=str(saved))
     assert looks[2].seen == ["restored", str(saved), {}], "in time, by Lightning itself"
+
+
+def test_whether_a_run_validates_is_told_as_lightning_tells_it() -> None:
+    seen: list[bool] = []
+    inside("fit", lambda trainer: seen.append(_lightning.validates(trainer)), limit_train_batches=1)
+    inside(
+        "fit", lambda trainer: seen.append(_lightning.validates(trainer)), limit_train_batches=1, limit_val_batches=0
+    )
+    assert seen == [True, False]
+
+
+def test_validation_comes_after_the_batches_that_were_set_and_not_before() -> None:
+    validated: list[int] = []
+
+    class Sets(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            assert _lightning.batch_of_fit(trainer) == trainer.current_epoch * 4 + index
+            _lightning.validate_every(trainer, index + 1 if index == 1 else None)
+
+        def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+            validated.append(trainer.global_step)
+
+    zoo.trainer(Sets(), max_epochs=2, num_sanity_val_steps=0).fit(zoo.Mlp(length=64))
+    assert validated == [2, 6]
+
+
+def test_a_validation_out_of_turn_runs_on_the_validation_data_of_the_fit() -> None:
+    model = zoo.Mlp(length=32)
+    counted: list[int] = []
+
+    class Counts(L.Callback):
+        def on_validation_batch_end(self, *_: Any) -> None:
+            counted.append(1)
+
+        def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            before = len(counted)
+            _lightning.run_validation(trainer)
+            assert len(counted) == 2 * before
+            trainer.training = True
+
+    zoo.trainer(Counts(), max_epochs=1, num_sanity_val_steps=0).fit(model)
+    assert counted
+
+
+def test_muted_loggers_swallow_whatever_is_asked_of_them(tmp_path: Path) -> None:
+    trainer = zoo.trainer(logger=CSVLogger(tmp_path))
+    users = trainer.loggers
+    _lightning.mute_loggers(trainer)
+    assert trainer.loggers != users
+    trainer.logger.log_image("a", images=[])  # type: ignore[union-attr]
+    bare = zoo.trainer()
+    _lightning.mute_loggers(bare)
+    assert bare.loggers == []
+
+
+def test_the_fit_loop_of_a_probe_is_another_one_than_the_users() -> None:
+    trainer = inside("fit", lambda _: None)
+    users = _lightning.current_fit_loop(trainer)
+    trainer.strategy.setup_optimizers(trainer)
+    trainer.state.fn = "fit"  # type: ignore[assignment]
+    model = trainer.lightning_module
+    model.losses.clear()
+    batches = DataLoader(zoo.Vectors(12), batch_size=3)
+    _lightning.install_fit_loop(trainer, batches, [batches], epoch=0)
+    assert _lightning.current_fit_loop(trainer) is not users
+    _lightning.run_fit_loop(trainer)
+    assert len(model.losses) == 4
+
+
+@pytest.mark.parametrize("stage", list(_lightning.EVALUATION_LOOPS))
+def test_the_evaluation_loop_that_runs_is_the_one_that_was_installed(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, ran = inside(stage, lambda _: None), []
+    loop = _lightning.install_evaluation_loop(trainer, stage, CombinedLoader([DataLoader(zoo.Vectors(12))]))
+    monkeypatch.setattr(type(loop), "run", lambda loop: ran.append(loop))
+    _lightning.run_evaluation_loop(trainer, stage)
+    assert ran == [loop]
+
+
+def test_attributes_are_found_and_written_wherever_lightning_looks() -> None:
+    class Holds(L.LightningModule):
+        def __init__(self, lr: float = 0.1) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.lr = lr
+
+    module = Holds()
+    assert _lightning.lightning_hasattr(module, "lr")
+    assert not _lightning.lightning_hasattr(module, "rate")
+    _lightning.lightning_setattr(module, "lr", 0.2)
+    assert (module.lr, module.hparams["lr"], _lightning.lightning_getattr(module, "lr")) == (0.2, 0.2, 0.2)
+
+
+def test_a_hook_that_the_user_has_written_is_told_from_others() -> None:
+    assert _lightning.is_overridden("train_dataloader", zoo.Mlp())
+    assert not _lightning.is_overridden("lr_scheduler_step", zoo.Mlp())
+
+
+def test_the_samples_of_a_batch_are_counted_as_lightning_counts_them() -> None:
+    trainer = zoo.trainer()
+    assert _lightning.extract_batch_size(trainer, [torch.zeros(5, 2)]) == 5
+    assert _lightning.batch_size_or_none(trainer, (torch.zeros(3), torch.zeros(3, 2))) == 3
+    assert _lightning.batch_size_or_none(trainer, 7) is None
+    with pytest.raises(Exception, match="could not infer"):
+        _lightning.extract_batch_size(trainer, 7)
+
+
+def test_a_module_that_was_passed_compiled_is_known() -> None:
+    from lightning.pytorch.utilities.compile import from_compiled
+
+    module = zoo.Mlp()
+    assert not _lightning.is_compiled_by_lightning(module)
+    assert _lightning.is_compiled_by_lightning(from_compiled(torch.compile(module, backend="eager")))
+
+
+def test_processes_with_samples_of_their_own_are_counted() -> None:
+    assert _lightning.replicas(zoo.trainer()) == 1
+    assert _lightning.replicas(zoo.trainer(strategy=DDPStrategy(), devices=2)) == 2
+
+
+def test_the_wrapper_of_ddp_is_taken_off_and_put_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = zoo.trainer(strategy=DDPStrategy(), devices=2)
+    assert _lightning.has_known_strategy(trainer)
+    module, wrapper = torch.nn.Linear(1, 1), DistributedDataParallel.__new__(DistributedDataParallel)
+    torch.nn.Module.__init__(wrapper)
+    wrapper.module = module
+    trainer.strategy.model = wrapper
+    assert _lightning.ddp_wrapper(trainer) is wrapper
+    _lightning.unwrap(trainer)
+    assert trainer.strategy.model is module
+    assert _lightning.ddp_wrapper(trainer) is None
+    wrapped: list[Any] = []
+    monkeypatch.setattr(DDPStrategy, "configure_ddp", lambda strategy: wrapped.append(strategy))
+    _lightning.wrap(trainer)
+    assert wrapped == [], "only a fit is wrapped"
+    trainer.state.fn = "fit"  # type: ignore[assignment]
+    _lightning.wrap(trainer)
+    assert wrapped == [trainer.strategy]
+
+
+def test_optimizers_are_made_anew_by_the_users_code() -> None:
+    trainer = inside("fit", lambda _: None)
+    before = trainer.optimizers
+    _lightning.make_optimizers(trainer)
+    assert [type(each) for each in trainer.optimizers] == [type(each) for each in before]
+    assert all(one is not other for one, other in zip(trainer.optimizers, before, strict=True))
+
+
+# Of Lightning's, without an underscore, but in no documentation: they move between releases too.
+UNDOCUMENTED = {
+    *("fit_loop", "epoch_loop", "val_loop", "validate_loop", "test_loop", "predict_loop", "total_batch_idx"),
+    *("val_check_batch", "enable_validation", "setup_optimizers", "configure_ddp", "distributed_sampler_kwargs"),
+    *("launcher", "restore_checkpoint_after_setup", "procs", "max_batches", "setup_data", "update_lr_schedulers"),
+    *("DummyLogger", "rank_zero_module", "PassThroughProfiler", "RunningStage", "RestartStage", "_compiler_ctx"),
+}
+
+
+def internals_in(source: str) -> list[str]:
+    nodes = ast.walk(ast.parse(source))
+    return [node.attr for node in nodes if isinstance(node, ast.Attribute) and node.attr in UNDOCUMENTED]
+
+
+def test_no_other_module_touches_what_lightning_does_not_document() -> None:
+    package = Path(_lightning.__file__).parents[2]
+    found = [
+        f"{path.relative_to(package)}: {name}"
+        for path in sorted(package.rglob("*.py"))
+        if path.parent.name != "_lightning"
+        for name in internals_in(path.read_text())
+    ]
+    assert found == []
+    assert internals_in("trainer.fit_loop.run()") == ["fit_loop"]

@@ -22,6 +22,7 @@ from .loops import (
     install_trial_loop as install_trial_loop,
     log_step as log_step,
     mute_loggers as mute_loggers,
+    run_evaluation_loop as run_evaluation_loop,
     run_fit_loop as run_fit_loop,
     set_epoch_length as set_epoch_length,
     set_step_limits as set_step_limits,

@@ -24,6 +24,7 @@ __all__ = [
     "install_trial_loop",
     "log_step",
     "mute_loggers",
+    "run_evaluation_loop",
     "run_fit_loop",
     "set_epoch_length",
     "set_step_limits",
@@ -93,6 +94,11 @@ def run_fit_loop(trainer: Trainer) -> None:
     """Train in the fit loop that the Trainer has now."""
     trainer.training = True  # nothing public sets the stage without starting a run
     trainer.fit_loop.run()
+
+
+def run_evaluation_loop(trainer: Trainer, stage: str) -> None:
+    """Run the loop that the Trainer has now for "validate", "test" or "predict"."""
+    getattr(trainer, EVALUATION_LOOPS[stage]).run()
 
 
 def current_fit_loop(trainer: Trainer) -> Any:

@@ -16,6 +16,7 @@ from bstuner.training._lightning import (
     install_evaluation_loop,
     install_fit_loop,
     mute_loggers,
+    run_evaluation_loop,
     run_fit_loop,
     shadow_scheduler_step,
 )
@@ -193,9 +194,9 @@ def probe_evaluation(trainer: Trainer, stage: str, batches: Batches, timing: Tim
     _set_aside(trainer)
     trainer.callbacks = [_EvaluationWatch(stage, timing), *trainer.callbacks]
     trainer.limit_val_batches = trainer.limit_test_batches = trainer.limit_predict_batches = 1.0
-    loop = install_evaluation_loop(trainer, stage, batches.repeated(steps))
+    install_evaluation_loop(trainer, stage, batches.repeated(steps))
     with contextlib.suppress(_Finished):
-        loop.run()
+        run_evaluation_loop(trainer, stage)
 
 
 def _set_aside(trainer: Trainer) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bstuner import BatchSizeFinder
-from bstuner.training.freezing.frozen_fit import FrozenFit, FrozenStart, before_optimizers_exist
+from bstuner.training._lightning import before_optimizers_exist
+from bstuner.training.freezing.frozen_fit import FrozenFit, FrozenStart
 
 
 class Disturber(L.Callback):

@@ -23,8 +23,8 @@ from torch.optim.swa_utils import SWALR
 from bstuner.core.scaling import AdamConstants, RuleFound, scale_adam
 from bstuner.errors import InvalidSetting, LearningRateNotSettable
 from bstuner.optim.at_construction import GivenRates
-from bstuner.training._lightning import forget_loaders
-from bstuner.training.freezing.frozen_fit import FrozenFit, FrozenStart, before_optimizers_exist
+from bstuner.training._lightning import before_optimizers_exist, forget_loaders
+from bstuner.training.freezing.frozen_fit import FrozenFit, FrozenStart
 from bstuner.training.settings.learning_rate import LearningRate
 
 REFERENCE, TUNED = 0.1, 0.053  # 0.1 * (0.053 / 0.1) is another number: what is multiplied by the ratio shows
