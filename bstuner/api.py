@@ -215,7 +215,7 @@ def _left_out(trainer: Trainer) -> tuple[type, ...]:
 
 def _run(trainer: Trainer, model: LightningModule, data: dict[str, Any], method: Method, search: _Searching) -> Any:
     getattr(trainer, method)(model, **data)
-    return search.answer()
+    return search.found()
 
 
 class _Find(BatchSizeFinder):
@@ -225,7 +225,7 @@ class _Find(BatchSizeFinder):
         super().__init__(**settings)
         self.search_only = True
 
-    def answer(self) -> _Found:
+    def found(self) -> _Found:
         """What was found, and where it belongs."""
         return self.result, self._placement
 
@@ -237,7 +237,7 @@ class _Tune(BatchSizeTuner):
         super().__init__(**settings)
         self.search_only = True
 
-    def answer(self) -> _Tuned:
+    def found(self) -> _Tuned:
         """What was found, and where it belongs."""
         return self.result, self.placement
 
@@ -251,7 +251,7 @@ class _Schedule(BatchSizeScheduler):
             vars(self).update(vars(own))
         self.search_only = True
 
-    def answer(self) -> RunPlan | None:
+    def found(self) -> RunPlan | None:
         """The plan."""
         return self.plan
 

@@ -23,7 +23,7 @@ from bstuner.training._lightning import (
     state_to_come,
 )
 from bstuner.training.batching import Placement
-from bstuner.training.probing import accumulation_warnings, answers, find_largest, take_up, to_save
+from bstuner.training.probing import accumulation_warnings, find_largest, matches, take_up, to_save
 from bstuner.training.run import OwnCallback
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class BatchSizeFinder(OwnCallback):
         self._placement: Placement | None = None
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
-        self._beginning = SearchStart()
+        self._search_start = SearchStart()
 
     @property
     def result(self) -> FindResult | None:
@@ -152,7 +152,7 @@ class BatchSizeFinder(OwnCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
         self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
-        self._beginning.await_it(trainer, stage, self)
+        self._search_start.watch(trainer, stage, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search before training, or take the answer from the checkpoint that is being resumed."""
@@ -177,11 +177,11 @@ class BatchSizeFinder(OwnCallback):
             rank_zero_warn("BatchSizeFinder does not search under fast_dev_run: the batch size stays as it is.")
             return
         stage = str(trainer.state.fn.value)  # type: ignore[union-attr]  # set while a run is on
-        start = self._beginning.take()
+        start = self._search_start.take()
         fresh = stage == "fit" and start is not None
         with SearchDisplay(enabled=shows_progress(trainer)) as display:
             try:
-                self._answer(trainer, stage, display, fresh)
+                self._search(trainer, stage, display, fresh)
             except KeyboardInterrupt as interrupt:
                 interrupt.args = (display.show_interrupted(),)  # for who has typed a command and has no bars
                 # Not passed on as it is: Lightning would exit with 1 and hide that the user asked for it.
@@ -200,18 +200,18 @@ class BatchSizeFinder(OwnCallback):
         else:
             begin_epoch_anew(trainer)
 
-    def _answer(self, trainer: Trainer, stage: str, display: SearchDisplay, fresh: bool) -> None:
+    def _search(self, trainer: Trainer, stage: str, display: SearchDisplay, fresh: bool) -> None:
         if stage == "fit" and fresh:
             self._resumed = self._resumed or state_to_come(trainer, self)
-            if answers(self._resumed, self.settings, replicas(trainer)):
+            if matches(self._resumed, self.settings, replicas(trainer)):
                 self._saved, self._result = self._resumed, None
                 self._placement = take_up(trainer, self.settings, display, self._saved, fresh=fresh)
                 return
         self._result, self._placement = find_largest(trainer, stage, self.settings, display, fresh=fresh)
         display.show(self._result)
         if self.settings.global_batch_size is not None and stage == "fit":
-            for remark in accumulation_warnings(trainer.lightning_module, self._result.layout):
-                rank_zero_warn(remark)
+            for warning in accumulation_warnings(trainer.lightning_module, self._result.layout):
+                rank_zero_warn(warning)
         if stage == "fit":
             self._saved = to_save(self._result, self._placement, self.settings, trainer.current_epoch)
         if trainer.is_global_zero and spawns_processes(trainer):
@@ -230,7 +230,7 @@ class BatchSizeFinder(OwnCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a search is one in the middle of a fit: the optimizers exist and stay."""
-        self._beginning.take()
+        self._search_start.take()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind in the Trainer."""
@@ -238,7 +238,7 @@ class BatchSizeFinder(OwnCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing behind in the Trainer."""
-        self._beginning.forget()
+        self._search_start.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """The answer, for the checkpoint."""

@@ -105,7 +105,7 @@ class BatchSizeScheduler(OwnCallback):
         self.search_only = False
         self._plan: RunPlan | None = None
         self._fit: GrowingFit | None = None
-        self._earlier: LoaderDraws | None = None
+        self._loader_draws: LoaderDraws | None = None
         self._mailbox = Mailbox()
         self._resumed: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
@@ -129,11 +129,11 @@ class BatchSizeScheduler(OwnCallback):
             others = [callback for callback in trainer.callbacks if callback is not self]
             searches = [callback for callback in others if isinstance(callback, OwnCallback)]
             trainer.callbacks = [*searches, self, *(other for other in others if other not in searches)]
-            self._earlier = LoaderDraws(trainer)
+            self._loader_draws = LoaderDraws(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan the fit, and put the plan in place before the loaders are made."""
-        drawn = self._end_notes()
+        drawn = self._end_loader_draws()
         if trainer.fast_dev_run or trainer.overfit_batches:
             rank_zero_warn(
                 "BatchSizeScheduler does nothing under fast_dev_run or overfit_batches: all batches are your own."
@@ -167,9 +167,9 @@ class BatchSizeScheduler(OwnCallback):
         self._fit = fit
         fit.install()
 
-    def _end_notes(self) -> RandomState | None:
-        earlier, self._earlier = self._earlier, None
-        return None if earlier is None else earlier.end()
+    def _end_loader_draws(self) -> RandomState | None:
+        draws, self._loader_draws = self._loader_draws, None
+        return None if draws is None else draws.end()
 
     def _make_plan(self, trainer: Trainer) -> RunPlan:
         planner = GrowthPlanner(trainer, self.settings)
@@ -271,7 +271,7 @@ class BatchSizeScheduler(OwnCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing behind in the Trainer."""
-        self._end_notes()
+        self._end_loader_draws()
         if self._fit is not None:
             self._fit.put_back()
             self._plan, self._fit = self._fit.plan, None

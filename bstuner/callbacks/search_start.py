@@ -22,7 +22,7 @@ class SearchStart:
         self._start: FrozenStart | None = None
         self._cancel: Callable[[], None] = _nothing
 
-    def await_it(self, trainer: Trainer, stage: str, callback: Callback) -> None:
+    def watch(self, trainer: Trainer, stage: str, callback: Callback) -> None:
         """From `setup`: give a callback the first place, and remember the run as soon as its model is on its device."""
         refuse_unsupported(trainer)
         # First, so that the other callbacks' on_fit_start comes after the search, as without one.

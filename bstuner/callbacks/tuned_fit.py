@@ -58,8 +58,8 @@ class TunedFit:
             self._warmup.load_state_dict(self._answer.get("warmup_state", {}))
             trainer.callbacks = [*trainer.callbacks, self._warmup]
         if self._layout.accumulate != self._in_place.layout.accumulate:
-            for remark in accumulation_warnings(trainer.lightning_module, self._layout):
-                rank_zero_warn(remark)
+            for warning in accumulation_warnings(trainer.lightning_module, self._layout):
+                rank_zero_warn(warning)
 
     def with_settings(self, result: TuneResult) -> TuneResult:
         """The result, with what the run by hand has to set too."""

@@ -174,7 +174,7 @@ class BatchSizeTuner(OwnCallback):
         self.placement: TunedPlacement | None = None
         self._result: TuneResult | None = None
         self._mailbox = Mailbox()
-        self._beginning = SearchStart()
+        self._search_start = SearchStart()
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
         self._fit: TunedFit | None = None
@@ -193,11 +193,11 @@ class BatchSizeTuner(OwnCallback):
         self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
         if stage == "fit":
             refuse_beside_tuner(trainer)
-            self._beginning.await_it(trainer, stage, self)
+            self._search_start.watch(trainer, stage, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search before training, or take the answer from the checkpoint that is being resumed."""
-        start = self._beginning.take()
+        start = self._search_start.take()
         if start is None:
             return
         if trainer.fast_dev_run:
@@ -281,7 +281,7 @@ class BatchSizeTuner(OwnCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing behind in the Trainer."""
-        self._beginning.forget()
+        self._search_start.forget()
         self._publisher = None
         if self._fit is not None:
             self._fit.put_back(trainer)

@@ -178,7 +178,7 @@ class TunerSearch:
             lr_holder=self._trials.in_place.learning_rate.holder,
             storage=storage_in_words(self._choices.study or self._storage),
             study_name=study.study_name,
-            warnings=(*result.warnings, *self._trials.remarks),
+            warnings=(*result.warnings, *self._trials.warnings),
         )
 
     def _how_to_go_on(self, name: str) -> str:

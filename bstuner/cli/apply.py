@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.cli import SaveConfigCallback
 
-__all__ = ["go_on"]
+    Hook = Callable[[Trainer, LightningModule], None]
 
-Hook = Callable[[Trainer, LightningModule], None]
+__all__ = ["go_on"]
 
 
 def go_on(

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from bstuner.api import find
 from bstuner.callbacks import BatchSizeFinder
-from bstuner.cli.result_files import Answer, Overlay
+from bstuner.cli.result_files import Overlay, ResultFiles
 from bstuner.cli.script import ScriptRun
 from bstuner.cli.script_command import ScriptCommand
 from bstuner.core import FindResult
@@ -50,7 +50,7 @@ with it, and the script runs to its end.
         """As the callback shows it."""
         return render_find(found)
 
-    def answer(self, found: FindResult, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
+    def result_files(self, found: FindResult, run: ScriptRun, options: Namespace, with_overlay: str) -> ResultFiles:
         """The batch size, where it goes, and what goes with it."""
         overlay = _overlay(run, options.batch_arg_name, found)
         validation = found.validation_batch_size
@@ -67,7 +67,7 @@ with it, and the script runs to its end.
             if validation is not None:
                 more += f", the batch size of the validation loaders to {validation}"
             steps = [f"set {found.holder} to {found.batch_size}{more} and train"]
-        return Answer(found.as_dict(), overlay, snippet, steps)
+        return ResultFiles(found.as_dict(), overlay, snippet, steps)
 
 
 COMMAND = Find()

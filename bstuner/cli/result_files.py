@@ -16,7 +16,7 @@ from bstuner.report import write_json, write_text, write_yaml
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
-__all__ = ["OVERLAY_FILE", "RESULT_FILE", "SNIPPET_FILE", "Answer", "Overlay", "writable"]
+__all__ = ["OVERLAY_FILE", "RESULT_FILE", "SNIPPET_FILE", "Overlay", "ResultFiles", "writable"]
 
 RESULT_FILE = "bstuner-result.json"
 OVERLAY_FILE = "bstuner-overlay.yaml"
@@ -34,7 +34,7 @@ def writable(folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ResultFiles:
     """An answer in every form that it is given in.
 
     Args:

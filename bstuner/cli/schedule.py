@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from bstuner.api import schedule
 from bstuner.callbacks import BatchSizeScheduler
-from bstuner.cli.result_files import Answer, Overlay, writable
+from bstuner.cli.result_files import Overlay, ResultFiles, writable
 from bstuner.cli.script import ScriptRun
 from bstuner.cli.script_command import ScriptCommand
 from bstuner.core.growth import RunPlan
@@ -101,7 +101,7 @@ plan, and the script runs to its end.
         """The plan as a table."""
         return render_schedule(found.plan)
 
-    def answer(self, found: _Planned, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
+    def result_files(self, found: _Planned, run: ScriptRun, options: Namespace, with_overlay: str) -> ResultFiles:
         """The plan, and the callback that trains by it."""
         chosen = _chosen(self.settings(options))
         overlay = {} if found.has_own else _overlay(run, chosen)
@@ -115,11 +115,11 @@ plan, and the script runs to its end.
             step = "train: this is the plan of the BatchSizeScheduler among your callbacks"
         code = f"trainer = L.Trainer(callbacks=[{_in_code(chosen)}])  # beside your own arguments"
         snippet = "" if found.has_own and not chosen else f"from bstuner import BatchSizeScheduler\n\n{code}"
-        return Answer(plan_as_dict(found.plan), overlay, snippet, [step], SCHEDULE_FILE)
+        return ResultFiles(plan_as_dict(found.plan), overlay, snippet, [step], SCHEDULE_FILE)
 
-    def save(self, answer: Answer, found: _Planned, options: Namespace) -> list[str]:
+    def save(self, files: ResultFiles, found: _Planned, options: Namespace) -> list[str]:
         """Write the files, and draw the plan."""
-        saved = super().save(answer, found, options)
+        saved = super().save(files, found, options)
         if options.plot is None:
             return saved
         save_plot(found.plan, options.plot)

@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from bstuner.callbacks import BatchSizeFinder, BatchSizeTuner
 from bstuner.cli.apply import go_on
 from bstuner.cli.command import Command
-from bstuner.cli.result_files import OVERLAY_FILE, Answer, writable
+from bstuner.cli.result_files import OVERLAY_FILE, ResultFiles, writable
 from bstuner.cli.script import METHODS, Call, ScriptRun, rank, run_script
 from bstuner.cli.target import split, target_of
 from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["ScriptCommand"]
 
 Found = TypeVar("Found")
-Tell = Callable[[Found, Trainer, ScriptRun], Answer]
+if TYPE_CHECKING:
+    Tell = Callable[[Found, Trainer, ScriptRun], ResultFiles]
 
 # The options that take no value.
 _FLAGS = ("-h", "--help", "--apply")
@@ -100,7 +101,7 @@ class ScriptCommand(Command, Generic[Found]):
         """What was found, for the terminal."""
 
     @abstractmethod
-    def answer(self, found: Found, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
+    def result_files(self, found: Found, run: ScriptRun, options: Namespace, with_overlay: str) -> ResultFiles:
         """What was found, ready to use.
 
         Args:
@@ -177,12 +178,12 @@ class ScriptCommand(Command, Generic[Found]):
                 print(f"bstuner: {misplaced} An option of bstuner {self.name} stands in front.", file=sys.stderr)
             self.prepare(options)
 
-        def tell(found: Found, trainer: Trainer, run: ScriptRun) -> Answer:
+        def tell(found: Found, trainer: Trainer, run: ScriptRun) -> ResultFiles:
             # The script's bars may be off, but who types a command wants to see its answer.
             if trainer.is_global_zero and not (self.shown_by_callback and shows_progress(trainer)):
                 Console().print(self.summary(found))
             subcommand = run.cli.subcommand if run.cli else None
-            return self.answer(found, run, options, target.with_config(options.output / OVERLAY_FILE, subcommand))
+            return self.result_files(found, run, options, target.with_config(options.output / OVERLAY_FILE, subcommand))
 
         action = functools.partial(self._search_and_go_on if options.apply else self._search, options, tell)
         own, _ = split(typed, _FLAGS)
@@ -191,12 +192,12 @@ class ScriptCommand(Command, Generic[Found]):
         methods = ("fit",) if options.apply else self.methods
         run = run_script(target, action, again, methods, goes_on=options.apply)
         if rank() == 0 and not options.apply:
-            found, answer = run.result
-            self._save(found, answer, options)
-            for place, step in enumerate(answer.steps):
+            found, files = run.result
+            self._save(found, files, options)
+            for place, step in enumerate(files.steps):
                 self._say("" if place else "Next", step)
 
-    def _search(self, options: Namespace, tell: Tell[Found], call: Call, run: ScriptRun) -> tuple[Found, Answer]:
+    def _search(self, options: Namespace, tell: Tell[Found], call: Call, run: ScriptRun) -> tuple[Found, ResultFiles]:
         """Search in the place of the call."""
         data = {name: value for name, value in call.arguments.items() if name in _DATA}
         before = self.before(call.trainer)
@@ -221,11 +222,11 @@ class ScriptCommand(Command, Generic[Found]):
                     print(_NOTHING_TO_FIND, file=sys.stderr)
                 return {}
             found = self.found(result, trainer, before)
-            answer = tell(found, trainer, run)
+            files = tell(found, trainer, run)
             if trainer.is_global_zero:
-                saved = self._save(found, answer, options)
+                saved = self._save(found, files, options)
                 self._say("Next", "the script goes on with it")
-            return answer.overlay
+            return files.overlay
 
         try:
             return go_on(call, callback, announce, replaces=self.replaces(call.trainer), stays=self.stays)
@@ -234,20 +235,20 @@ class ScriptCommand(Command, Generic[Found]):
                 interrupt.args = (f"interrupted behind the search, whose answer is kept: {saved}",)
             raise
 
-    def _save(self, found: Found, answer: Answer, options: Namespace) -> str:
+    def _save(self, found: Found, files: ResultFiles, options: Namespace) -> str:
         """Write the files, and say which; their names and where they are."""
-        names = self.save(answer, found, options)
+        names = self.save(files, found, options)
         saved = f"{', '.join(names)} in {options.output}"
         self._say("Saved", saved)
-        for name in answer.outdated(options.output, names):
+        for name in files.outdated(options.output, names):
             self._say("Old", f"{name} is of an earlier answer")
-        if answer.see:
-            self._say("See", answer.see)
+        if files.see:
+            self._say("See", files.see)
         return saved
 
-    def save(self, answer: Answer, found: Found, options: Namespace) -> list[str]:
+    def save(self, files: ResultFiles, found: Found, options: Namespace) -> list[str]:
         """Write the files; their names."""
-        return answer.save(options.output)
+        return files.save(options.output)
 
     def _say(self, label: str, words: str) -> None:
         print(f"{label:<{self.label_width}}{words}")

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from bstuner.api import tune
 from bstuner.callbacks import BatchSizeTuner, LearningRateWarmup
-from bstuner.cli.result_files import Answer, Overlay
+from bstuner.cli.result_files import Overlay, ResultFiles
 from bstuner.cli.script import ScriptRun
 from bstuner.cli.script_command import ScriptCommand
 from bstuner.core import TuneResult
@@ -94,12 +94,12 @@ postgresql://..., on many.
         """As the callback shows it."""
         return render_tune(found.result)
 
-    def answer(self, found: _Tuned, run: ScriptRun, options: Namespace, with_overlay: str) -> Answer:
+    def result_files(self, found: _Tuned, run: ScriptRun, options: Namespace, with_overlay: str) -> ResultFiles:
         """The pair, where it goes, and what goes with it."""
         part = _overlay(run, options.batch_arg_name, found)
         overlay = part.content if part else {}
         steps = _steps(found, part, with_overlay)
-        return Answer(found.result.as_dict(), overlay, _snippet(found.result), steps, see=_report(found.result))
+        return ResultFiles(found.result.as_dict(), overlay, _snippet(found.result), steps, see=_report(found.result))
 
 
 COMMAND = Tune()

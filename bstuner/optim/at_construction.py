@@ -1,4 +1,4 @@
-"""Have optimizers, and the schedulers with learning rates of their own, be born at another learning rate.
+"""Have optimizers, and the schedulers with learning rates of their own, be constructed with another learning rate.
 
 What is built on a learning rate cannot be changed afterwards without a trace: a scheduler has noted it, multiplied it,
 rounded it. So the constructors of torch are replaced while the user's `configure_optimizers` runs, and hand on another
@@ -46,11 +46,11 @@ class GivenRates:
     """The learning rates that user code hands to constructors, in order, and what they become.
 
     Args:
-        choose: Tells the learning rate to be born with, given the number of the birth, from 0, and the birth.
+        choose: Tells the learning rate to construct with, from the number of a given rate, from 0, and that rate.
         adam: Batch size and reference batch size by which Adam's other constants are scaled; None for not at all.
 
     Attributes:
-        seen: The births, as the user code has them.
+        seen: The given rates, as the user code has them.
         scaled: Whether there was an Adam whose constants could be scaled.
     """
 
@@ -67,7 +67,7 @@ class GivenRates:
     @contextlib.contextmanager
     def intercepted(self) -> Iterator[None]:
         """Replace the constructors; other threads get the original ones."""
-        births, thread = self, threading.get_ident()
+        rates, thread = self, threading.get_ident()
         original_init, original_add = Optimizer.__init__, Optimizer.add_param_group
 
         @functools.wraps(original_init)
@@ -77,15 +77,15 @@ class GivenRates:
                 return
             params, defaults = list(params), copy.copy(defaults)
             for settings in (defaults, *(group for group in params if isinstance(group, dict))):
-                births._bear(self, settings, defaults)
+                rates._exchange_settings(self, settings, defaults)
             original_init(self, params, defaults)
-            births._constructed[id(self)] = self
+            rates._constructed[id(self)] = self
 
         @functools.wraps(original_add)
         def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> None:
             # While it is under construction, an optimizer adds the groups that are dealt with already.
-            if threading.get_ident() == thread and id(self) in births._constructed:
-                births._bear(self, param_group, self.defaults)
+            if threading.get_ident() == thread and id(self) in rates._constructed:
+                rates._exchange_settings(self, param_group, self.defaults)
             original_add(self, param_group)
 
         with contextlib.ExitStack() as stack:
@@ -100,8 +100,8 @@ class GivenRates:
         groups = [group for each in self._constructed.values() for group in each.param_groups]
         return any(group is own for group in groups for own in optimizer.param_groups)
 
-    def _bear(self, optimizer: Optimizer, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
-        """Change the settings of a group, or the defaults, to what they are to be born with."""
+    def _exchange_settings(self, optimizer: Optimizer, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
+        """Change the settings of a group, or the defaults, to those to construct with."""
         # An optimizer around another one may hand on settings that it has from there.
         handed_on = "betas" in settings and id(settings["betas"]) in self._betas
         if self._adam is not None and not handed_on and scaled_adam(settings, defaults, *self._adam):
@@ -109,14 +109,14 @@ class GivenRates:
             if "betas" in settings:
                 self._betas[id(settings["betas"])] = settings["betas"]
         if number_in(settings.get("lr")) is not None:
-            settings["lr"] = self._born(f"the parameter groups of {type(optimizer).__name__}", settings["lr"])
+            settings["lr"] = self._exchange(f"the parameter groups of {type(optimizer).__name__}", settings["lr"])
 
-    def _born(self, where: str, value: Any) -> Any:
-        """A learning rate, as it is to be born; the very same object where that is what it is already."""
-        birth = GivenRate(where, float(value))
-        self.seen.append(birth)
-        chosen = self._choose(len(self.seen) - 1, birth)
-        if chosen == birth.lr:
+    def _exchange(self, where: str, value: Any) -> Any:
+        """Return the learning rate to construct with; the very same object where it stays."""
+        given_rate = GivenRate(where, float(value))
+        self.seen.append(given_rate)
+        chosen = self._choose(len(self.seen) - 1, given_rate)
+        if chosen == given_rate.lr:
             return value
         if not isinstance(value, Tensor):
             return chosen
@@ -139,7 +139,7 @@ class GivenRates:
                 for name in names:
                     several = isinstance(given[name], (list, tuple))
                     where = f"{name} of {kind.__name__}"
-                    rates = [self._born(where, rate) for rate in (given[name] if several else [given[name]])]
+                    rates = [self._exchange(where, rate) for rate in (given[name] if several else [given[name]])]
                     given[name] = rates if several else rates[0]
                 if self._adam is not None and "betas" in given["optimizer"].defaults:
                     given.update(

@@ -62,9 +62,9 @@ class GrowingFit(ABC):
         self._users_batches = -(-plan.batches.samples // plan.layout.micro)
         self._clock = ValidationClock(trainer, self._users_batches)
         batches = None if plan.streams else self._users_batches
-        self._answers = NominalTrainer(trainer, lambda: self.plan.planned_steps, plan.nominal_steps, batches)
+        self._nominal_trainer = NominalTrainer(trainer, lambda: self.plan.planned_steps, plan.nominal_steps, batches)
         self._schedulers = NominalSchedulers(
-            trainer, self._users_batches, plan.layout.accumulate, self._step_schedulers, self._answers.users
+            trainer, self._users_batches, plan.layout.accumulate, self._step_schedulers, self._nominal_trainer.users
         )
         self._at_step = LRAtStep(lambda lr: lr * self.step.lr_factor)
         self._undo: list[Callable[[], None]] = []
@@ -78,7 +78,7 @@ class GrowingFit(ABC):
         trainer = self._trainer
         self._undo.append(substitute_train_loaders(trainer, self._loaders))
         self._undo.append(self._schedulers.take_over())
-        self._undo.append(self._answers.install())
+        self._undo.append(self._nominal_trainer.install())
         trainer.limit_train_batches = 1.0  # the plan has the user's limit in it
         self._set_step_limits()
         forget_loaders(trainer)

@@ -49,7 +49,7 @@ class NominalTrainer:
         """Put them in place; what is returned takes that back."""
         trainer, own = self._trainer, type(self._trainer)
         # A property can only be hidden by a class.
-        trainer.__class__ = type(own.__name__, (own,), {name: self._answer(own, name) for name in self._users})
+        trainer.__class__ = type(own.__name__, (own,), {name: self._property(own, name) for name in self._users})
 
         def take_back() -> None:
             trainer.__class__ = own
@@ -68,7 +68,7 @@ class NominalTrainer:
             self._as_users = False
             vars(trainer).update(now)
 
-    def _answer(self, own: type[Trainer], name: str) -> property:
+    def _property(self, own: type[Trainer], name: str) -> property:
         def answer(trainer: Trainer) -> Any:
             if self._as_users:
                 return self._users[name]

@@ -54,7 +54,7 @@ class Compilation:
 
     >>> net = nn.Sequential(torch.compile(nn.Linear(1, 1), backend="eager"))
     >>> with Compilation(net, allowed=False) as compilation:
-    ...     [remark[:41] for remark in compilation.remarks()]
+    ...     [warning[:41] for warning in compilation.warnings()]
     ['torch.compile: 0 ran as if not compiled i']
 
     Args:
@@ -80,7 +80,7 @@ class Compilation:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def remarks(self) -> Iterator[str]:
+    def warnings(self) -> Iterator[str]:
         """What the user should know, while the search is open."""
         if not self._parts:
             return

@@ -55,7 +55,7 @@ class _Search:
         self.session = session
         self.trainer, self.stage, self.settings = session.trainer, session.stage, session.settings
         fitting = self.stage == "fit"
-        self.wanted = GlobalBatch(self.trainer, self.settings.global_batch_size if fitting else None)
+        self.global_batch = GlobalBatch(self.trainer, self.settings.global_batch_size if fitting else None)
         self.validation: ValidationSearch | None = None
         self.ceiling: int | None = None  # the largest size that dataset and max_val allow
         self.probes: list[Probe] = []
@@ -65,13 +65,13 @@ class _Search:
         session = self.session
         self._check_resident()
         session.locate()
-        session.look(self.wanted.accumulate)
-        self.wanted.refuse_other_unit(session.epoch, session.batching.holder)
-        self.wanted.refuse_short_epoch(session.epoch)
+        session.look(self.global_batch.accumulate)
+        self.global_batch.refuse_other_unit(session.epoch, session.batching.holder)
+        self.global_batch.refuse_short_epoch(session.epoch)
         if self.settings.validation and self.stage == "fit" and session.data.validation():
             self.validation = ValidationSearch(session)
         search, limit = self._find()
-        answer, remark = self._avoid_last_batch_of_one(search.best or 0)
+        answer, warning = self._avoid_last_batch_of_one(search.best or 0)
         if answer != search.best:
             limit = "dataset"
         validation_size = self.validation.run(answer) if self.validation else None
@@ -79,8 +79,8 @@ class _Search:
         if not self.settings.converts:
             refuse_contradictions(self.trainer, self.stage, session.epoch, answer)
         reference, fitting = session.batching.reference, self.stage == "fit"
-        layout = self.wanted.layout(answer) if fitting else BatchLayout(answer, 1, replicas(self.trainer))
-        self.wanted.refuse_short_limit(session.epoch, layout)
+        layout = self.global_batch.layout(answer) if fitting else BatchLayout(answer, 1, replicas(self.trainer))
+        self.global_batch.refuse_short_limit(session.epoch, layout)
         samples, line = session.data.samples, search.line
         result = FindResult(
             batch_size=answer,
@@ -105,22 +105,22 @@ class _Search:
             dataset_size=samples.total if samples else None,
             changed_settings=changed_settings(self.trainer, reference, layout) if fitting and reference else (),
             warnings=(
-                *([remark] if remark else []),
+                *([warning] if warning else []),
                 *data_warnings(session),
-                *session.compilation.remarks(),
-                *self._layout_remarks(search, layout),
+                *session.compilation.warnings(),
+                *self._layout_warnings(search, layout),
             ),
         )
         placement = Placement(
             session.batching,
             answer,
-            None if self.wanted.sizes is None else layout.accumulate,
+            None if self.global_batch.sizes is None else layout.accumulate,
             (self.validation.batching, validation_size) if self.validation and validation_size else None,
         )
         return session.peers.share(result), placement  # one answer for all: clocks differ
 
     def _find(self) -> tuple[BatchSizeSearch, LimitedBy]:
-        settings, sizes = self.settings, self.wanted.sizes
+        settings, sizes = self.settings, self.global_batch.sizes
         high = self._allowed_by_data()
         limit: LimitedBy = "dataset"
         if settings.max_val is not None and (high is None or settings.max_val < high):
@@ -129,7 +129,7 @@ class _Search:
         if sizes is not None and (high is None or sizes[-1] <= high):
             high, limit = sizes[-1], "global_batch_size"
         if sizes is not None and high is not None and high < sizes[0]:
-            raise self.wanted.impossible(high, 1)
+            raise self.global_batch.impossible(high, 1)
         # Below a pair from each, BatchNorm may refuse one of several loaders; the next power of two, as the search may
         # round down to one.
         low = max(settings.init_val, 1 << (self.session.epoch.smallest_pair - 1).bit_length())
@@ -142,7 +142,7 @@ class _Search:
         if search.best is None:
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
             if fits:  # but none of the sizes that would make the wanted batch does
-                raise self.wanted.impossible(self._fits(search) or fits, 1)
+                raise self.global_batch.impossible(self._fits(search) or fits, 1)
             raise self.session.nothing_fits(self.probes)
         if self.session.most is not None and 2 * search.best > self.session.most:
             return search, "dataset"
@@ -166,8 +166,8 @@ class _Search:
         except Exception as error:
             # Many models cannot train on one sample (BatchNorm refuses it): that is why 1 comes last.
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=self.ceiling)
-            if size == 1 and self.wanted.sizes is not None and fits is not None and fits > 1:
-                raise self.wanted.impossible(fits, 2) from error
+            if size == 1 and self.global_batch.sizes is not None and fits is not None and fits > 1:
+                raise self.global_batch.impossible(fits, 2) from error
             if size < self.session.epoch.smallest_pair and self.probes:
                 raise NothingFits(
                     f"{self.session.nothing_fits(self.probes)} A batch of {size} fails for another reason: "
@@ -191,8 +191,8 @@ class _Search:
                 "Raise memory_limit, lower margin, or use a smaller model or precision."
             )
 
-    def _layout_remarks(self, search: BatchSizeSearch, layout: BatchLayout) -> tuple[str, ...]:
-        if self.wanted.sizes is None:
+    def _layout_warnings(self, search: BatchSizeSearch, layout: BatchLayout) -> tuple[str, ...]:
+        if self.global_batch.sizes is None:
             return ()
         batches = self.session.epoch.batches(layout.micro, limit_of(self.trainer, self.stage))
         return (
@@ -221,8 +221,8 @@ class _Search:
 
     def _smaller(self, best: int) -> Sequence[int]:
         """Sizes below `best` that may be the answer too, from the largest down; 1 is none."""
-        if self.wanted.sizes is not None:
-            return [size for size in reversed(self.wanted.sizes) if 1 < size < best]
+        if self.global_batch.sizes is not None:
+            return [size for size in reversed(self.global_batch.sizes) if 1 < size < best]
         halves = [best >> k for k in range(1, best.bit_length() - 1)]
         return [best - 1, *halves] if self.settings.mode == "binsearch" else halves
 

@@ -31,7 +31,7 @@ __all__ = ["BatchSource", "Batches", "probe_evaluation", "probe_fit"]
 
 
 class BatchSource(NamedTuple):
-    """Where the batches of a rehearsal come from: made by us, in the place of a loader of the user's."""
+    """Where the batches of a probe come from: made by us, in the place of a loader of the user's."""
 
     make: Callable[[], Any]
     loader: Any
@@ -75,11 +75,11 @@ class _Repeated:
 
 
 class _Finished(Exception):
-    """Not an error: the rehearsal has seen enough."""
+    """Not an error: the probe has seen enough."""
 
 
 class _FitWatch(OwnCallback):
-    """Stops a rehearsal once every optimizer has really stepped often enough.
+    """Stops a probe once every optimizer has really stepped often enough.
 
     Steps are counted at the optimizer: those that a loss scaler skips allocate no optimizer state, and neither do those
     that find no gradients because `training_step` returned None.

@@ -12,7 +12,7 @@ from bstuner.training.probing.session import open_session
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-__all__ = ["answers", "take_up", "to_save"]
+__all__ = ["matches", "take_up", "to_save"]
 
 
 def to_save(result: FindResult, placement: Placement, asked: FindSettings, epoch: int) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def to_save(result: FindResult, placement: Placement, asked: FindSettings, epoch
     }
 
 
-def answers(saved: dict[str, Any], settings: FindSettings, world: int) -> bool:
+def matches(saved: dict[str, Any], settings: FindSettings, world: int) -> bool:
     """Whether what a checkpoint holds answers the question that is asked now."""
     if not saved or settings.validation != saved["validation"]:
         return False

@@ -33,7 +33,7 @@ class Session:
         capacity: bytes that the process with the least may use.
         usable: the part of the capacity that a batch may take.
         batching: where the batch size lives.
-        remark: what the user should know about that; empty for nothing.
+        batching_warning: what the user should know about that; empty for nothing.
         data: the batches.
         compilation: what of the model is compiled, and whether it stays so in the search.
         epoch: what the loaders hold, on the process that has the least.
@@ -41,7 +41,7 @@ class Session:
     """
 
     batching: Batching
-    remark: str
+    batching_warning: str
     data: ProbeData
     epoch: EpochData
 
@@ -69,7 +69,7 @@ class Session:
 
         def locate() -> None:
             name = self.settings.batch_arg_name
-            self.batching, self.remark = locate_batching(self.trainer, self._role, name)
+            self.batching, self.batching_warning = locate_batching(self.trainer, self._role, name)
 
         run_on_all(self.peers, locate)
 

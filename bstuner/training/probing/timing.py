@@ -1,4 +1,4 @@
-"""The clock and the allocator's retries around each step of a rehearsal."""
+"""The clock and the allocator's retries around each step of a probe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Timing"]
 
 
 class Timing:
-    """What the clock and the allocator said about the steps of a rehearsal.
+    """What the clock and the allocator said about the steps of a probe.
 
     Args:
         memory: the device, which is waited for before the clock is read.

@@ -15,8 +15,8 @@ __all__ = ["accumulation_warnings", "data_warnings", "layout_warnings"]
 
 def data_warnings(session: Session) -> Iterator[str]:
     """What of the data the probes may have missed."""
-    if session.remark:
-        yield session.remark
+    if session.batching_warning:
+        yield session.batching_warning
     samples = session.data.samples
     if samples is not None and samples.missed:
         of = f" of {samples.total:,}" if samples.total is not None else ""

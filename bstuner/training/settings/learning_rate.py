@@ -1,8 +1,9 @@
 """Find where the learning rate of a run lives, and make its optimizers and schedulers at another one.
 
-In this order: the user's attribute is written and `configure_optimizers` runs again; what does not follow it is born
-at the tuned learning rate (`births.py`); what was not made anew is changed in place (`schedulers.py`). After the first
-two a run is the same, bit for bit, as one in which the user has written that number.
+In this order: the user's attribute is written and `configure_optimizers` runs again; what does not follow it is
+constructed at the tuned learning rate (`optim/at_construction.py`); what was not made anew is changed in place
+(`optim/in_place.py`). After the first two a run is the same, bit for bit, as one in which the user has written that
+number.
 """
 
 from __future__ import annotations
@@ -91,25 +92,27 @@ class LearningRate:
             self._attribute.write(lr)
 
         def choose(number: int, found: GivenRate) -> float:
-            before = self._made.births[number] if number < len(self._made.births) else None
+            before = self._made.given[number] if number < len(self._made.given) else None
             if before is not None and before.where == found.where:
                 return self._expected(before.lr, found.lr, lr)
             # User code took another way than at the reference: there is nothing to compare with.
             return self._scaled(found.lr, lr) if self._attribute is None else found.lr
 
-        births = GivenRates(choose, adam)
-        with births.intercepted():
+        given_rates = GivenRates(choose, adam)
+        with given_rates.intercepted():
             make_optimizers(trainer)
         for optimizer, written in zip(trainer.optimizers, self._made.bases, strict=False):
             self._change_what_is_left(trainer, optimizer, written, lr)
-            if births.has_constructed(optimizer):
+            if given_rates.has_constructed(optimizer):
                 continue
             default = optimizer.defaults.get("lr")  # for groups that are added later
             if isinstance(default, float):
                 optimizer.defaults["lr"] = self._scaled(default, lr)
             if adam is not None:
-                births.scaled |= scale_constants(optimizer, attached_to(optimizer, trainer.lr_scheduler_configs), adam)
-        if adam is not None and not births.scaled:
+                given_rates.scaled |= scale_constants(
+                    optimizer, attached_to(optimizer, trainer.lr_scheduler_configs), adam
+                )
+        if adam is not None and not given_rates.scaled:
             self._warn("No optimizer has betas and an epsilon as Adam has them: there is nothing of these to scale.")
 
     def _expected(self, written: float, found: float, lr: float) -> float:

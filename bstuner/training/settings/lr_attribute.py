@@ -25,14 +25,14 @@ class Made(NamedTuple):
     Args:
         kinds: The classes of the optimizers.
         source: What the first one has its learning rate from, in words.
-        births: The learning rates that were handed to constructors.
+        given: The learning rates that were handed to constructors.
         bases: For each optimizer and group, what its schedule is built on.
         reference: The first of these that is above 0: a group may be frozen.
     """
 
     kinds: list[Any]
     source: str
-    births: list[GivenRate]
+    given: list[GivenRate]
     bases: list[list[float | None]]
     reference: float
 
@@ -43,8 +43,8 @@ def make(trainer: Trainer) -> Made:
     Raises:
         LearningRateNotSettable: There is no optimizer, or its learning rate is no positive number.
     """
-    births = GivenRates(lambda _, birth: birth.lr)
-    with births.intercepted():
+    rates = GivenRates(lambda _, given: given.lr)
+    with rates.intercepted():
         make_optimizers(trainer)
     pairs = [(optimizer, attached_to(optimizer, trainer.lr_scheduler_configs)) for optimizer in trainer.optimizers]
     bases = [bases_of(*pair) for pair in pairs]
@@ -55,7 +55,7 @@ def make(trainer: Trainer) -> Made:
             "Expected configure_optimizers() to return an optimizer whose parameter groups have learning rates "
             f"above 0, found {found}. Give it one: it is what is tuned."
         )
-    return Made([type(optimizer) for optimizer in trainer.optimizers], source_of(*pairs[0]), births.seen, bases, first)
+    return Made([type(optimizer) for optimizer in trainer.optimizers], source_of(*pairs[0]), rates.seen, bases, first)
 
 
 class Attribute:
@@ -98,7 +98,7 @@ class Attribute:
 def find_attribute(
     trainer: Trainer, restore: Callable[[], None], name: str | None, made: Made
 ) -> tuple[Attribute | None, list[str]]:
-    """Find the attribute that optimizers get their learning rate from; and remarks about what is none, or not alone.
+    """Find the attribute that optimizers get their learning rate from; and warnings about what is none, or not alone.
 
     Args:
         trainer: The Trainer of the run.
@@ -110,7 +110,7 @@ def find_attribute(
         InvalidSetting: An attribute was named that is not there, or is no number.
     """
     module = trainer.lightning_module
-    remarks = []
+    warnings = []
     for candidate in DEFAULT_NAMES if name is None else (name,):
         restore()
         there = lightning_hasattr(module, candidate)
@@ -121,17 +121,17 @@ def find_attribute(
             continue
         following, others = attribute.test(trainer, made)
         if following and others:
-            remarks.append(
+            warnings.append(
                 f"{attribute.holder} is the learning rate of {following} of {following + others} parameter groups. "
                 "The others, which do not follow it, are changed in the same ratio."
             )
         if following:
-            return attribute, remarks
-        remarks.append(
+            return attribute, warnings
+        warnings.append(
             f"{attribute.holder} is not what the optimizers get their learning rate from, and stays as it is. "
             "If they should follow it, make them with that."
         )
-    return None, remarks
+    return None, warnings
 
 
 def _no_such_attribute(module: Any, name: str, there: bool) -> InvalidSetting:

@@ -44,7 +44,7 @@ class Trials:
         largest: the largest one.
         warmup: the user's choice of a warm-up.
         warms_up: whether the user's own schedule starts below its learning rate.
-        remarks: what the user should know.
+        warnings: what the user should know.
 
     """
 
@@ -58,7 +58,7 @@ class Trials:
     largest: int
     warmup: int | Literal["auto"] | None
     warms_up: bool
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def reference_lr(self) -> float:
@@ -112,7 +112,7 @@ def open_trials(
                 settings.monitor, marks, budget / horizon.fit if horizon.fit else None, data, layouts.layout
             )
             runner = FitRunner(trainer, plan, in_place, frozen, start, memory, peers, settings.clock)
-            rule, remark = _rule(in_place.learning_rate, settings)
+            rule, warning = _rule(in_place.learning_rate, settings)
             yield Trials(
                 runner,
                 peers,
@@ -124,7 +124,7 @@ def open_trials(
                 max(layout.global_batch_size, min(layouts.largest, budget // FEWEST_STEPS)),
                 settings.warmup,
                 warms_up,
-                (*in_place.learning_rate.warnings, *([remark] if remark else []), *_own_scheduler_step(trainer)),
+                (*in_place.learning_rate.warnings, *([warning] if warning else []), *_own_scheduler_step(trainer)),
             )
         finally:
             frozen.restore()

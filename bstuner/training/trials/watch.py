@@ -81,7 +81,7 @@ class TrialWatch(OwnCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The loaders and schedulers exist from here on."""
-        self._lapse = TrialSchedule(trainer, self._share)
+        self._schedule = TrialSchedule(trainer, self._share)
         self._start_clock()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -97,7 +97,7 @@ class TrialWatch(OwnCallback):
         if trainer.global_step == self.steps:
             return  # gradients are being accumulated
         self.steps = trainer.global_step
-        self._lapse.at(self.samples / self._budget)
+        self._schedule.at(self.samples / self._budget)
         if self.steps == WARM_UP:
             self._stop_clock()
             self._start_clock()
@@ -121,7 +121,7 @@ class TrialWatch(OwnCallback):
                 "Name one of those, or log it in validation_step() with self.log()."
             )
         value = float(metric)
-        self._lapse.validated()
+        self._schedule.validated()
         go_on = not self._diverged and math.isfinite(value)
         if not self._peers.meet(go_on):
             self.ending = "not finite"

@@ -64,7 +64,7 @@ class Trying(OwnCallback):
         self.beginning = SearchStart()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.beginning.await_it(trainer, stage, self)
+        self.beginning.watch(trainer, stage, self)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         start = self.beginning.take()
