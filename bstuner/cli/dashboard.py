@@ -20,7 +20,7 @@ from bstuner.cli.dashboard_store import FoldersOfArtifacts
 from bstuner.cli.studies import existing_storage, our_studies, pick_study
 from bstuner.dashboards import FOLDER_ATTRIBUTE, artifacts_folder, is_published, publish_study
 from bstuner.errors import InvalidSetting
-from bstuner.study import storage_in_words
+from bstuner.study import storage_in_words, study_id
 
 __all__ = ["COMMAND", "Dashboard"]
 
@@ -84,10 +84,10 @@ def _serve(storage: str | None, port: int | None, browser: bool) -> None:
         _bring_up_to_date(studies)
         url = f"http://{HOST}:{server.server_port}/dashboard"
         _say("Dashboard", f"{url} of {storage_in_words(backend)}")
-        _say("Latest", f"{url}/studies/{study._study_id} is {study.study_name}")
+        _say("Latest", f"{url}/studies/{study_id(study)} is {study.study_name}")
         _say("Stop", "Ctrl-C")
         if browser and _has_display():
-            webbrowser.open(f"{url}/studies/{study._study_id}")
+            webbrowser.open(f"{url}/studies/{study_id(study)}")
         server.serve_forever()
 
 

@@ -9,7 +9,7 @@ from optuna import Study
 from optuna.storages import BaseStorage
 
 from bstuner.errors import StudyMissing
-from bstuner.study import is_ours, open_storage, storage_in_words, storage_trouble
+from bstuner.study import is_ours, open_storage, storage_in_words, storage_trouble, study_id
 
 __all__ = ["existing_storage", "our_studies", "pick_study"]
 
@@ -73,5 +73,5 @@ def pick_study(storage: BaseStorage, study_name: str | None = None) -> Study:
                 f"study_name: expected the name of a study that bstuner made in {place}, found {study_name!r}, {what}. "
                 f"There are: {', '.join(ours)}."
             )
-        last = max(ours, key=lambda name: (ours[name].datetime_start or datetime.min, ours[name]._study_id))
+        last = max(ours, key=lambda name: (ours[name].datetime_start or datetime.min, study_id(ours[name])))
         return optuna.load_study(study_name=study_name or last, storage=storage)

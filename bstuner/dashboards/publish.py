@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna import Study
-from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
 from optuna.storages import InMemoryStorage
 from plotly.graph_objects import Figure
 
@@ -29,7 +29,15 @@ from bstuner.report.figures import (
     throughput_figure,
     trials_figure,
 )
-from bstuner.study import Findings, storage_file, storage_in_words, write_study_system_attrs
+from bstuner.study import (
+    Findings,
+    artifact_attr,
+    storage_file,
+    storage_in_words,
+    storage_of,
+    study_system_attrs,
+    write_study_system_attrs,
+)
 
 __all__ = [
     "ARTIFACTS_FOLDER",
@@ -57,7 +65,7 @@ _FIGURES = (
 
 _NOTE, _NOTE_VERSION, _OUR_VERSION = "dashboard:note_str:0", "dashboard:note_ver", "bstuner:note_ver"
 _FIGURE = "dashboard:plot_data:{}:0"
-_ARTIFACT, _OUR_ARTIFACT = "artifacts:{}", "bstuner:artifact"
+_OUR_ARTIFACT = "bstuner:artifact"
 _SPACE = uuid.UUID("5d6c3f0e-1a52-4c39-9a0b-7f0a5f3b8c11")  # any: within it, each study has a name of its own
 
 
@@ -74,7 +82,7 @@ def publish_study(study: Study, folder: Path | None) -> None:
         figure = draw(findings)
         if figure is not None:
             figures[name] = _placed(figure, title)
-    kept = study._storage.get_study_system_attrs(study._study_id)
+    kept = study_system_attrs(study)
     if findings.find is not None and folder is not None and _OUR_ARTIFACT not in kept:
         _keep_probes(study, findings.find, folder)
     write_study_system_attrs(study, changes(kept, note(findings), figures))
@@ -82,7 +90,7 @@ def publish_study(study: Study, folder: Path | None) -> None:
 
 def is_published(study: Study) -> bool:
     """Whether `publish` has been here."""
-    return _OUR_VERSION in study._storage.get_study_system_attrs(study._study_id)
+    return _OUR_VERSION in study_system_attrs(study)
 
 
 def artifacts_folder(study: Study, otherwise: Path) -> Path | None:
@@ -92,7 +100,7 @@ def artifacts_folder(study: Study, otherwise: Path) -> Path | None:
         study: The study.
         otherwise: The folder in which it is to be where no file holds the study.
     """
-    if isinstance(study._storage, InMemoryStorage):
+    if isinstance(storage_of(study), InMemoryStorage):
         return None
     file = storage_file(study)
     return (otherwise.absolute() if file is None else file.parent) / ARTIFACTS_FOLDER
@@ -135,7 +143,7 @@ def _keep_probes(study: Study, find: FindResult, folder: Path) -> None:
     name = str(uuid.uuid5(_SPACE, f"{study.study_name} in {storage_in_words(study)}"))
     folder.mkdir(parents=True, exist_ok=True)
     FileSystemArtifactStore(folder).write(name, io.BytesIO(json.dumps(find.as_dict(), indent=2).encode()))
-    told = {"artifact_id": name, "filename": PROBES_FILE, "mimetype": "application/json", "encoding": None}
-    write_study_system_attrs(study, {_ARTIFACT.format(name): json.dumps(told), _OUR_ARTIFACT: name})
+    key, told = artifact_attr(ArtifactMeta(name, PROBES_FILE, mimetype="application/json", encoding=None))
+    write_study_system_attrs(study, {key: told, _OUR_ARTIFACT: name})
     if storage_file(study) is None:
         study.set_user_attr(FOLDER_ATTRIBUTE, str(folder))

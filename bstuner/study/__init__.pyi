@@ -1,3 +1,9 @@
+from ._optuna import (
+    artifact_attr as artifact_attr,
+    storage_of as storage_of,
+    study_id as study_id,
+    study_system_attrs as study_system_attrs,
+)
 from .findings import (
     Findings as Findings,
     write_answer as write_answer,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -20,6 +19,15 @@ from sqlalchemy import URL, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from bstuner.errors import InvalidSetting, StorageUnusable
+from bstuner.study._optuna import (
+    backend_of,
+    database_url,
+    engine_of,
+    has_studies,
+    is_journal_entry,
+    journal_path,
+    storage_of,
+)
 
 __all__ = ["DEFAULT_FILE", "Storage", "open_storage", "storage_file", "storage_in_words", "storage_trouble"]
 
@@ -76,15 +84,14 @@ def storage_in_words(storage: Storage | Study) -> str:
         InvalidSetting: As for `open_storage`.
     """
     if isinstance(storage, Study):
-        storage = storage._storage
+        storage = storage_of(storage)
     if not isinstance(storage, BaseStorage):
         return _shown(_place(storage))
     if isinstance(storage, InMemoryStorage):
         return "the memory of this process"
-    inner = getattr(storage, "_backend", storage)  # a journal's file, or the database behind Optuna's cache
-    if url := getattr(inner, "url", None):
+    if url := database_url(storage):
         return _shown(make_url(url))
-    return getattr(inner, "_file_path", None) or type(inner).__name__
+    return journal_path(storage) or type(backend_of(storage)).__name__
 
 
 def storage_file(study: Study) -> Path | None:
@@ -93,10 +100,10 @@ def storage_file(study: Study) -> Path | None:
     Args:
         study: The study.
     """
-    inner = getattr(study._storage, "_backend", study._storage)
-    if url := getattr(inner, "url", None):
+    storage = storage_of(study)
+    if url := database_url(storage):
         return _file_of(make_url(url))
-    file = getattr(inner, "_file_path", None)
+    file = journal_path(storage)
     return Path(file).absolute() if file else None
 
 
@@ -157,7 +164,7 @@ def _open_journal(path: Path) -> BaseStorage:
     if path.exists():
         with path.open("rb") as file:
             line = file.readline(2**20)
-        if line and not _is_entry(line):
+        if line and not is_journal_entry(line):
             raise StorageUnusable(
                 f"storage: expected the journal of a study or a new file, found a file of another kind at {path}. "
                 "It was left as it is. Name another file."
@@ -174,14 +181,6 @@ def _open_journal(path: Path) -> BaseStorage:
         ) from error
 
 
-def _is_entry(line: bytes) -> bool:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(entry, dict) and "op_code" in entry
-
-
 def _open_database(url: URL, new: bool, writes: bool) -> BaseStorage:
     """Open a database, and make Optuna's tables where there are none and it may be new."""
     if url.drivername == "postgresql":  # SQLAlchemy then takes psycopg2 up to 2.0 and psycopg from 2.1, here or not
@@ -192,7 +191,7 @@ def _open_database(url: URL, new: bool, writes: bool) -> BaseStorage:
         options = {"connect_args": {"timeout": _SQLITE_PATIENCE}}
     elif url.get_backend_name() == "postgresql" and not writes:
         options["execution_options"] = {"postgresql_readonly": True}
-    if "studies" not in _tables(url, options) and not new:
+    if not has_studies(_tables(url, options)) and not new:
         raise StorageUnusable(
             f"storage: expected a database with studies, found none in {_shown(url)}. "
             "Tune first, or name where the studies are."
@@ -207,7 +206,7 @@ def _open_database(url: URL, new: bool, writes: bool) -> BaseStorage:
                 raise
             time.sleep(random.uniform(0.05, 0.3))
     if _file_of(url):
-        (_lock_from_the_start if writes else _refuse_changes)(storage.engine)
+        (_lock_from_the_start if writes else _refuse_changes)(engine_of(storage))
     return storage
 
 

@@ -19,6 +19,7 @@ from optuna.study import StudyDirection, StudySummary
 
 from bstuner.core import Mode, Objective, Rule
 from bstuner.errors import StudyMismatch
+from bstuner.study._optuna import storage_of
 from bstuner.study.objective import directions
 from bstuner.study.storage import DEFAULT_FILE, Storage, open_storage, storage_in_words, storage_trouble
 
@@ -124,7 +125,7 @@ def open_study(
         StorageUnusable: The storage cannot be reached, read or written.
         StudyMismatch: The study exists and stands for something else.
     """
-    backend = open_storage(storage) if study is None else study._storage
+    backend = open_storage(storage) if study is None else storage_of(study)
     with storage_trouble(storage_in_words(backend)):
         if study is None:
             study = _make_or_load(backend, study_name, facts, sampler, pruner)
@@ -189,7 +190,7 @@ def _bind(study: Study, facts: StudyFacts) -> None:
     ]
     if differences:
         raise StudyMismatch(
-            f"The trials of study {study.study_name!r} in {storage_in_words(study._storage)} stand for something else. "
+            f"The trials of study {study.study_name!r} in {storage_in_words(study)} stand for something else. "
             f"{'; '.join(differences)}. Go on with it on the same kind of device and with the same settings, or start "
             "a new study with another study_name."
         )

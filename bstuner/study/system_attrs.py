@@ -12,10 +12,11 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial, Trial
 
+from bstuner.study._optuna import METRIC_NAMES, set_study_system_attr, set_trial_system_attr, study_system_attrs
+
 __all__ = ["read_system_attrs", "write_study_system_attrs", "write_system_attr"]
 
 _PREFIX = "bstuner:"
-_METRIC_NAMES = "study:metric_names"
 
 
 def write_system_attr(holder: Study | Trial, name: str, value: Any) -> None:
@@ -35,7 +36,7 @@ def write_system_attr(holder: Study | Trial, name: str, value: Any) -> None:
     if isinstance(holder, Study):
         write_study_system_attrs(holder, {_PREFIX + name: value})
     else:
-        holder.storage.set_trial_system_attr(holder._trial_id, _PREFIX + name, value)
+        set_trial_system_attr(holder, _PREFIX + name, value)
 
 
 def read_system_attrs(holder: Study | FrozenTrial) -> dict[str, Any]:
@@ -44,9 +45,7 @@ def read_system_attrs(holder: Study | FrozenTrial) -> dict[str, Any]:
     Args:
         holder: The study or the trial.
     """
-    attributes = (
-        holder._storage.get_study_system_attrs(holder._study_id) if isinstance(holder, Study) else holder.system_attrs
-    )
+    attributes = study_system_attrs(holder) if isinstance(holder, Study) else holder.system_attrs
     return {name[len(_PREFIX) :]: value for name, value in attributes.items() if name.startswith(_PREFIX)}
 
 
@@ -60,8 +59,7 @@ def write_study_system_attrs(study: Study, attributes: Mapping[str, Any]) -> Non
         study: The study.
         attributes: The attributes, by their whole names.
     """
-    storage, study_id = study._storage, study._study_id
     for name, value in attributes.items():
-        storage.set_study_system_attr(study_id, name, value)
+        set_study_system_attr(study, name, value)
     if attributes and study.metric_names is not None:
-        storage.set_study_system_attr(study_id, _METRIC_NAMES, study.metric_names)
+        set_study_system_attr(study, METRIC_NAMES, study.metric_names)

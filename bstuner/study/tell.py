@@ -6,6 +6,7 @@ from optuna import Study
 from optuna.trial import Trial, TrialState
 
 from bstuner.core import Objective, TrialRun, TrialSummary
+from bstuner.study._optuna import get_trial, set_trial_state
 from bstuner.study.objective import Judgement
 from bstuner.study.record import role_of, summarize, write_summary
 from bstuner.study.settings import TuneSettings
@@ -49,9 +50,8 @@ def tell_pruned(study: Study, trial: Trial, objective: Objective) -> None:
     if objective != "time":
         study.tell(trial, state=TrialState.PRUNED)
         return
-    frozen = study._storage.get_trial(trial._trial_id)
-    study.sampler.after_trial(study, frozen, TrialState.PRUNED, None)
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+    study.sampler.after_trial(study, get_trial(study, trial), TrialState.PRUNED, None)
+    set_trial_state(study, trial, TrialState.PRUNED)
 
 
 def give_up(study: Study, trial: Trial, reason: str, again: bool = False) -> None:

@@ -16,6 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bstuner.errors import InvalidSetting
+from bstuner.study._optuna import FIXED_PARAMS, get_trial, set_trial_state, set_trial_user_attr
 from bstuner.study.process_id import ProcessMark
 from bstuner.study.system_attrs import read_system_attrs, write_system_attr
 
@@ -76,8 +77,6 @@ class Worker:
                 f"{patience} seconds; raise the patience."
             )
         self._study = study
-        # Optuna's public functions cannot tell a trial if and only if nobody has, which its storages can.
-        self._storage = study._storage
         self._beat_seconds = beat_seconds
         self._patience = patience
         self._name = uuid.uuid4().hex
@@ -98,7 +97,7 @@ class Worker:
         self._leaving.set()
         self._heart.join(_LAST_BEAT)
         try:
-            trial = self._storage.get_trial(self._current[0]._trial_id) if self._current else None
+            trial = get_trial(self._study, self._current[0]) if self._current else None
             if trial and not trial.state.is_finished():
                 self._lose(trial, "its worker left before it was finished", deaths=0)
         except Exception:
@@ -117,7 +116,7 @@ class Worker:
         Returns:
             Whether it is to be run. If not, it is finished already: ask for another.
         """
-        frozen = self._storage.get_trial(trial._trial_id)
+        frozen = get_trial(self._study, trial)
         owner = {
             "worker": self._name,
             **asdict(self._process),
@@ -126,8 +125,8 @@ class Worker:
         }
         try:
             if self._is_second(frozen):
-                self._storage.set_trial_user_attr(trial._trial_id, "outcome", "repeated")
-                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                set_trial_user_attr(self._study, trial, "outcome", "repeated")
+                set_trial_state(self._study, trial, TrialState.FAIL)
                 return False
             write_system_attr(trial, _OWNER, owner)
         except UpdateFinishedTrialError:  # it took so long that others gave it up
@@ -213,15 +212,15 @@ class Worker:
         if not again:
             reason = f"{reason}, the last of {deaths} that these settings have ended"
         with suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_user_attr(trial._trial_id, "outcome", "lost" if again else "abandoned")
-            self._storage.set_trial_user_attr(trial._trial_id, "error", reason)
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            set_trial_user_attr(self._study, trial, "outcome", "lost" if again else "abandoned")
+            set_trial_user_attr(self._study, trial, "error", reason)
+            set_trial_state(self._study, trial, TrialState.FAIL)
             if again:
                 self._repeat(trial, deaths)
 
     def _repeat(self, trial: FrozenTrial, deaths: int) -> None:
         """Enqueue the parameters of a lost trial, with the attributes it was enqueued with itself."""
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        params = {**trial.system_attrs.get(FIXED_PARAMS, {}), **trial.params}
         if not params:  # the worker died before it had any: there is nothing to lose
             return
         owner = read_system_attrs(trial).get(_OWNER)
@@ -230,7 +229,7 @@ class Worker:
             optuna.create_trial(
                 state=TrialState.WAITING,
                 user_attrs={name: trial.user_attrs[name] for name in enqueued},
-                system_attrs={"fixed_params": params, _REPEATS: trial.number, _DEATHS: deaths},
+                system_attrs={FIXED_PARAMS: params, _REPEATS: trial.number, _DEATHS: deaths},
             )
         )
 
