@@ -67,17 +67,15 @@ class TuningDisplay:
         # would be taken from the very steps whose time is being measured.
         self._live = Live(console=self._console, get_renderable=self._picture, auto_refresh=False)
 
-    def expect(self, *, budget: int | None = None, n_trials: int | None = None, target: float | None = None) -> None:
+    def expect(self, *, budget: int | None = None, n_trials: int | None = None) -> None:
         """Say what is known of the search to come; what is left out stays as it was.
 
         Args:
             budget: samples of a whole trial.
             n_trials: trials of the whole search, the baseline among them.
-            target: the metric to reach, where the baseline was run elsewhere or before.
 
         """
         self._budget = self._budget if budget is None else budget
-        self._target = self._target if target is None else target
         self._pace.n_trials = self._pace.n_trials if n_trials is None else n_trials
 
     def __enter__(self) -> TuningDisplay:

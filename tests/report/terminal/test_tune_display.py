@@ -236,14 +236,6 @@ def test_where_only_the_metric_counts_it_is_told_at_the_end_of_the_trial() -> No
     assert screen.file.getvalue().splitlines()[-1] == told
 
 
-def test_a_worker_that_has_not_run_the_baseline_is_told_the_target() -> None:
-    screen = Screen(terminal=False)
-    screen.display.expect(target=1.25)
-    with screen.display:
-        screen.run([BEST])
-    assert "val_loss 1.25 after 65,536 samples, 3.2 s" in screen.file.getvalue()
-
-
 def test_on_a_terminal_each_event_draws_anew() -> None:
     screen = Screen()
     with screen.display:
