@@ -104,11 +104,7 @@ class TunerSearch:
     @property
     def shown(self) -> dict[str, Any]:
         """What the display wants to know."""
-        return {
-            "monitor": self._settings.monitor,
-            "mode": self._settings.mode,
-            "objective": self._settings.objective,
-        }
+        return {"monitor": self._settings.monitor, "objective": self._settings.objective}
 
     def run(self, display: TuningDisplay) -> TuneResult:
         """Search, on the process of rank 0; the others run what it asks for."""
@@ -162,7 +158,7 @@ class TunerSearch:
                 )
             except KeyboardInterrupt as interrupt:
                 # For who has typed a command and has no bars.
-                interrupt.args = (display.show_interrupted(None, self._how_to_go_on(study.study_name)),)
+                interrupt.args = (display.show_interrupted(self._how_to_go_on(study.study_name)),)
                 raise
             return self._complete(result, study)
 

@@ -27,10 +27,10 @@ def check(valid: bool, name: str, expected: str, found: object) -> None:
         raise InvalidSetting(f"{name}: expected {expected}, found {found!r}.")
 
 
-def is_whole(value: object, least: int = 1) -> bool:
-    """Whether a value is a whole number of at least `least`; True and False are none.
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number of at least 1; True and False are none.
 
     >>> is_whole(1), is_whole(0), is_whole(True), is_whole(2.0)
     (True, False, False, False)
     """
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -48,18 +48,17 @@ def largest_useful_batch(samples: int, drop_last: bool, limit: int | float) -> i
     return (samples - 1) // (needed - 1)  # the last of the needed batches may hold a single sample
 
 
-def last_batch_of_one(samples: int, size: int, drop_last: bool) -> bool:
-    """Whether an epoch ends with a batch of one sample, which BatchNorm refuses.
+def last_batch_of_one(samples: int, size: int) -> bool:
+    """Whether an epoch that drops no batch ends with a batch of one sample, which BatchNorm refuses.
 
-    >>> last_batch_of_one(1025, size=64, drop_last=False)
+    >>> last_batch_of_one(1025, size=64)
     True
 
     Args:
         samples: Samples per epoch on one process.
         size: Samples per batch.
-        drop_last: Whether the loader leaves out a last batch that is not full.
     """
-    return not drop_last and samples % size == 1
+    return samples % size == 1
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ _UNITS = {"": 1, "B": 1, **_BINARY, **_DECIMAL}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?([A-Z]*)")
 
 
-def parse_bytes(text: int | str, name: str = "memory_limit") -> int:
-    """Read a size of memory.
+def parse_bytes(text: int | str) -> int:
+    """Read the size of memory that was given as `memory_limit`.
 
     A bare number counts bytes. KiB, MiB, GiB, TiB are powers of 1024 and KB, MB, GB, TB powers of 1000, in
     any case, with or without a space. A lone "G" is refused, because people mean either.
@@ -27,12 +27,11 @@ def parse_bytes(text: int | str, name: str = "memory_limit") -> int:
 
     Args:
         text: The size, in bytes where it is a number.
-        name: The setting it was given for, to be named in the error.
 
     Raises:
         InvalidSetting: It cannot be read, or is less than one byte.
     """
-    expected = f'{name} must be a number of bytes or a text such as "24GiB" or "512 MB"'
+    expected = 'memory_limit must be a number of bytes or a text such as "24GiB" or "512 MB"'
     if isinstance(text, bool) or not isinstance(text, (int, str)):
         raise InvalidSetting(f"{expected}, but got {text!r} ({type(text).__name__}).")
     match = _PATTERN.fullmatch(str(text).strip().upper())

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bstuner.core import FindResult, Role, TrialSummary, TuneResult
+from bstuner.core import FindResult, TrialSummary, TuneResult
 from bstuner.errors import StudyMismatch
 from bstuner.study.process_id import ProcessMark
-from bstuner.study.record import StudyView, role_of
+from bstuner.study.record import StudyView
 from bstuner.study.result import result_of
 from bstuner.study.storage import storage_in_words
 from bstuner.study.store import StudyFacts
@@ -103,14 +103,12 @@ class RunningTrial:
 
     Args:
         number: Its number in the study.
-        role: Why it is run.
         global_batch_size: Samples per optimizer step, over all processes; None before its worker has said.
         lr: The learning rate; None likewise.
         host: The machine that runs it; empty likewise.
     """
 
     number: int
-    role: Role
     global_batch_size: int | None
     lr: float | None
     host: str
@@ -262,7 +260,7 @@ def _may_live(trial: FrozenTrial) -> bool:
 def _running(trial: FrozenTrial) -> RunningTrial:
     told = trial.user_attrs
     host = read_system_attrs(trial).get("owner", {}).get("host", "")
-    return RunningTrial(trial.number, role_of(trial), told.get("effective_batch_size"), told.get("lr"), host)
+    return RunningTrial(trial.number, told.get("effective_batch_size"), told.get("lr"), host)
 
 
 def _environment(facts: StudyFacts, attributes: dict[str, Any], apart: dict[str, Any], view: StudyView) -> Environment:

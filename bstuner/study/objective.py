@@ -11,17 +11,15 @@ from bstuner.study.record import Record
 
 __all__ = ["BaselineJudge", "Judge", "Judgement", "QualityJudge", "TimeJudge", "best_metric", "directions", "to_target"]
 
-# Clearly behind: from this share of the best time on, a curve that took longer than the best one to the same metric, by
-# this much at first and by nothing at the end. Curves cross, most of all early, so what is early has to be far behind.
-# The same in samples beside the baseline, whose samples are all that a trial has.
+# Clearly behind: from this share of the best time on, a curve that took longer than the best one to the same metric. At
+# the start it would have to take twice as long, at the end any longer. Curves cross, most of all early, so what is
+# early has to be far behind. The same in samples beside the baseline, whose samples are all that a trial has.
 _JUDGED_FROM = 0.25
-_SLACK = 1.0
-_POWER = 1.0
 
 
 def _clearly(behind: float, share: float) -> bool:
     """Whether a trial that has used this share of what it has is too far behind to make up for it."""
-    return share >= _JUDGED_FROM and behind >= 1 + _SLACK * (1 - share) ** _POWER
+    return share >= _JUDGED_FROM and behind >= 2 - share
 
 
 class Judgement(NamedTuple):

@@ -38,8 +38,6 @@ class SearchSpace:
         rule: How the learning rate follows the batch size.
         low: The smallest global batch size is the reference times 2**low; 0 or less.
         high: The largest is the reference times 2**high; 0 or more.
-        lowest_lr: The lowest learning rate at the reference batch size; by default a hundredth of the user's own.
-        highest_lr: The highest; by default 300 times the user's own.
 
     Raises:
         InvalidSetting: The user's own settings are not among those, or a batch size is no whole number.
@@ -50,8 +48,6 @@ class SearchSpace:
     rule: Rule
     low: int
     high: int
-    lowest_lr: float | None = None
-    highest_lr: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a range that cannot be searched."""
@@ -68,11 +64,6 @@ class SearchSpace:
         if self.reference_batch_size % 2**-self.low:
             raise InvalidSetting(
                 f"low: expected a whole batch size, found {self.reference_batch_size} / {2**-self.low}; raise it."
-            )
-        if not 0 < self.lr_range[0] <= self.reference_lr <= self.lr_range[1] < math.inf:
-            raise InvalidSetting(
-                f"lowest_lr, highest_lr: expected positive numbers around the user's own {self.reference_lr}, found "
-                f"{self.lr_range[0]} to {self.lr_range[1]}; widen them."
             )
 
     @classmethod
@@ -101,9 +92,7 @@ class SearchSpace:
     @property
     def lr_range(self) -> tuple[float, float]:
         """The lowest and the highest learning rate at the reference batch size."""
-        lowest = self.reference_lr / _LR_DOWN if self.lowest_lr is None else self.lowest_lr
-        highest = self.reference_lr * _LR_UP if self.highest_lr is None else self.highest_lr
-        return lowest, highest
+        return self.reference_lr / _LR_DOWN, self.reference_lr * _LR_UP
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -127,8 +116,8 @@ class SearchSpace:
         """The global batch size of a number of doublings."""
         return self.reference_batch_size << k if k >= 0 else self.reference_batch_size >> -k
 
-    def request(self, params: Mapping[str, Any], seed: int | None = None) -> TrialRequest:
+    def request(self, params: Mapping[str, Any]) -> TrialRequest:
         """What a trial with these parameters is to run."""
         batch_size = self.batch_size(params[LOG2_BATCH_RATIO])
         lr = scale_lr(params[BASE_LR], batch_size, self.reference_batch_size, self.rule)
-        return TrialRequest(batch_size, lr, seed)
+        return TrialRequest(batch_size, lr)

@@ -64,11 +64,6 @@ def test_a_negative_number_is_refused():
         parse_bytes(-5)
 
 
-def test_the_error_names_the_setting():
-    with pytest.raises(InvalidSetting, match=r"^--limit must be"):
-        parse_bytes("much", name="--limit")
-
-
 @pytest.mark.parametrize(
     ("size", "text"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
 from pathlib import Path
 
 from studies import FIND, searched
@@ -33,13 +32,29 @@ def test_every_number_of_a_result_and_of_a_study_is_explained() -> None:
 
 
 def test_the_house_is_drawn_as_it_is_built() -> None:
-    rows = re.findall(r"^\| (\w+) \|( [\w, ]+)? \|$", (DOCS / "how.md").read_text(), re.M)
-    drawn = {room: set(re.findall(r"\w+", imports)) for room, imports in rows if room != "room"}
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {"api"} == set(drawn)
-    built = defaultdict(set)
+    table = re.search(r"^\| room \| imports \|\n\|---\|---\|\n((?:\|.*\|\n)+)", (DOCS / "how.md").read_text(), re.M)
+    assert table is not None
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table[1].splitlines()]
+    drawn = {room: set(filter(None, imports.split(", "))) for room, imports in rows}
+    rooms = [room for room, _ in rows]
+    assert {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")} == {*rooms, "."} - {"api"}
+
+    built: dict[str, set[str]] = {room: set() for room in rooms}
     for path in PACKAGE.rglob("*.py"):
-        room, *_ = path.relative_to(PACKAGE).with_suffix("").parts
+        folder = path.parent.relative_to(PACKAGE).as_posix()
+        room = folder if folder != "." else "cli" if path.stem == "__main__" else "api"
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bstuner."):
-                built[room].add(node.module.split(".")[1])
-    assert {room: (built[room] & set(drawn)) - {room} for room in drawn} == drawn
+                built[room].add(room_of(node.module, rooms))
+    assert {room: below - {room, ""} for room, below in built.items()} == drawn
+
+    upward = [(room, below) for room in rooms for below in drawn[room] if rooms.index(below) > rooms.index(room)]
+    assert upward == []
+
+
+def room_of(module: str, rooms: list[str]) -> str:
+    """The folder that a module of the package lies in; empty for `errors`, which all may import."""
+    path = module.removeprefix("bstuner.").replace(".", "/")
+    while path and path not in rooms:
+        path = path.rpartition("/")[0]
+    return path

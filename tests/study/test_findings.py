@@ -82,7 +82,7 @@ def test_while_it_searches_a_study_tells_what_runs_and_what_was_found_so_far(sto
     searched(storage, before=look, n_trials=4)
     first, second, *_, last = seen
     assert (first.state, first.result, first.trials, len(first.running)) == ("searching", None, (), 1)
-    assert (first.running[0].role, first.running[0].global_batch_size, first.running[0].lr) == ("baseline", 32, 0.001)
+    assert (first.running[0].global_batch_size, first.running[0].lr) == (32, 0.001)
     assert first.running[0].host == os.uname().nodename
     assert second.result is not None
     assert second.result.best == second.result.baseline == second.trials[0]

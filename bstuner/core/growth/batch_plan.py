@@ -86,17 +86,7 @@ class BatchPlan:
 
     def epoch(self, number: int) -> EpochPlan:
         """Return the batches of an epoch, the first of which has number 0."""
-        return EpochPlan(tuple(self._stretches(number, 0, 0)))
-
-    def rest_of_epoch(self, number: int, samples: int, batches: int) -> EpochPlan:
-        """Return the batches that are left of an epoch.
-
-        Args:
-            number: The epoch, the first of which is 0.
-            samples: Samples of the epoch before an optimizer step, over all processes.
-            batches: Micro-batches of the epoch before it, on each process.
-        """
-        return EpochPlan(tuple(self._stretches(number, samples // self.world, batches)))
+        return EpochPlan(tuple(self._stretches(number)))
 
     def step_count(self, epochs: int) -> int:
         """Count the optimizer steps of the first epochs."""
@@ -116,8 +106,9 @@ class BatchPlan:
     def _starts(self) -> list[int]:
         return [phase.start_sample for phase in self.phases]
 
-    def _stretches(self, epoch: int, done: int, batches: int) -> Iterator[Stretch]:
-        """The steps of an epoch after `done` samples and `batches` micro-batches on each process."""
+    def _stretches(self, epoch: int) -> Iterator[Stretch]:
+        """The steps of an epoch."""
+        done, batches = 0, 0  # samples and micro-batches of the epoch so far, on each process
         while done < self.samples:
             start = epoch * self.samples_per_epoch + done * self.world
             index = bisect_right(self._starts, start) - 1

@@ -58,7 +58,7 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The batches of one epoch, or of what is left of it, on each process.
+    """The batches of one epoch, on each process.
 
     >>> from bstuner.core.growth.batch_plan import BatchPlan
     >>> from bstuner.core.growth.phases import Phase
@@ -79,7 +79,7 @@ class EpochPlan:
 
     def __len__(self) -> int:
         """Number of micro-batches on each process."""
-        return self.stretches[-1].end - self.stretches[0].first.first_batch if self.stretches else 0
+        return self.stretches[-1].end
 
     def sizes(self) -> list[int]:
         """The size of each micro-batch on each process, in order."""

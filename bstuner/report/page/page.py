@@ -90,10 +90,6 @@ class _Page:
         yield from self._curves()
         yield from self._find()
         yield from self._growth()
-        yield _section(
-            "Noise scale",
-            "<p>The noise scale, which tells how large a batch is still useful, has not been measured.</p>",
-        )
         yield _section("Environment", environment_list(self.findings))
 
     def foot(self, now: datetime) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from bstuner.core import Mark, Objective, Role, TrialRequest, TrialSummary
+from bstuner.core import Mark, Objective, TrialRequest, TrialSummary
 from bstuner.report import format_lr, format_metric
 
 __all__ = ["Running", "trial_table"]
@@ -23,14 +23,12 @@ class Running:
 
     Args:
         number: its number in the study; None for a run that confirms the winner.
-        role: why it is run.
         request: what it is asked to run.
         mark: its last validation; None before the first.
 
     """
 
     number: int | None
-    role: Role
     request: TrialRequest
     mark: Mark | None = None
 

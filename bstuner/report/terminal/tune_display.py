@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bstuner.core import Mark, Mode, Objective, Role, TrialRequest, TrialSummary, TuneResult
+from bstuner.core import Mark, Objective, Role, TrialRequest, TrialSummary, TuneResult
 from bstuner.report import format_metric, format_ratio, format_seconds, format_settings
 from bstuner.report.terminal.time_left import TimeLeft
 from bstuner.report.terminal.trial_table import Running, trial_table
@@ -33,7 +33,6 @@ class TuningDisplay:
     Args:
         enabled: whether to show anything at all.
         monitor: the metric.
-        mode: "min" where less of it is better, "max" where more is.
         objective: "time", "metric" or "both".
         console: where to show it; None for the standard output.
         clock: tells the time, in seconds.
@@ -45,7 +44,6 @@ class TuningDisplay:
         enabled: bool,
         *,
         monitor: str,
-        mode: Mode = "min",
         objective: Objective = "time",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -53,7 +51,6 @@ class TuningDisplay:
         self._console = console or Console()
         self._console.quiet = self._console.quiet or not enabled
         self._monitor = monitor
-        self._mode = mode
         self._objective = objective
         self._budget: int | None = None
         self._target: float | None = None
@@ -67,17 +64,15 @@ class TuningDisplay:
         # would be taken from the very steps whose time is being measured.
         self._live = Live(console=self._console, get_renderable=self._picture, auto_refresh=False)
 
-    def expect(self, *, budget: int | None = None, n_trials: int | None = None, target: float | None = None) -> None:
+    def expect(self, *, budget: int | None = None, n_trials: int | None = None) -> None:
         """Say what is known of the search to come; what is left out stays as it was.
 
         Args:
             budget: samples of a whole trial.
             n_trials: trials of the whole search, the baseline among them.
-            target: the metric to reach, where the baseline was run elsewhere or before.
 
         """
         self._budget = self._budget if budget is None else budget
-        self._target = self._target if target is None else target
         self._pace.n_trials = self._pace.n_trials if n_trials is None else n_trials
 
     def __enter__(self) -> TuningDisplay:
@@ -93,7 +88,7 @@ class TuningDisplay:
     def trial_started(self, number: int | None, role: Role, request: TrialRequest) -> None:
         """A trial is about to run."""
         self._waiting = ""
-        self._running = Running(number, role, request)
+        self._running = Running(number, request)
         self._pace.started(number, role)
         self._refresh()
 
@@ -122,27 +117,20 @@ class TuningDisplay:
         self._waiting = reason
         self._refresh()
 
-    def show(self, result: TuneResult, saved: Sequence[str] = ()) -> None:
-        """Print the findings.
-
-        Args:
-            result: what was found.
-            saved: the files it was written to.
-
-        """
+    def show(self, result: TuneResult) -> None:
+        """Print the findings."""
         self._stop()
-        self._console.print(render_tune(result, saved))
+        self._console.print(render_tune(result))
 
-    def show_interrupted(self, best: TrialSummary | None, how: str) -> str:
+    def show_interrupted(self, how: str) -> str:
         """Say what was found so far, and how to go on; the words, where nothing is to be shown.
 
         Args:
-            best: the best trial so far; None for the best of those that were shown.
             how: how to go on, in a sentence.
 
         """
         self._stop()
-        best = best or self._best
+        best = self._best
         count = sum(trial.number is not None for trial in self._ended)
         if best is None:
             found = "Interrupted before the first trial had ended."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -28,18 +28,17 @@ __all__ = ["render_tune", "tune_rows"]
 Row = tuple[str, "str | Text | _Side"]
 
 
-def render_tune(result: TuneResult, saved: Sequence[str] = ()) -> RenderableType:
+def render_tune(result: TuneResult) -> RenderableType:
     """The block printed at the end of a search: what fits, the user's own settings, and what beats them.
 
     Args:
         result: what was found.
-        saved: the files it was written to.
 
     """
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True, min_width=9)
     facts.add_column(overflow="fold")
-    for label, words in _rows(result, saved):
+    for label, words in _rows(result):
         facts.add_row(label, Text(words) if isinstance(words, str) else words)
     return Group(facts, _front(result)) if result.objective == "both" else facts
 
@@ -51,7 +50,7 @@ def tune_rows(result: TuneResult) -> list[tuple[str, str]]:
         result: what was found.
 
     """
-    return [(label, words if isinstance(words, str) else words.plain) for label, words in _rows(result, ())]
+    return [(label, words if isinstance(words, str) else words.plain) for label, words in _rows(result)]
 
 
 class _Side:
@@ -73,7 +72,7 @@ class _Side:
         return Measurement(1, self._line.cell_len)
 
 
-def _rows(result: TuneResult, saved: Sequence[str]) -> Iterator[Row]:
+def _rows(result: TuneResult) -> Iterator[Row]:
     if result.find is not None:
         yield from _found(result.find)
     yield "Baseline", _Side(format_settings(result.baseline), _baseline(result))
@@ -87,8 +86,6 @@ def _rows(result: TuneResult, saved: Sequence[str]) -> Iterator[Row]:
     yield from (("Warning", Text(warning, style="yellow")) for warning in dict.fromkeys((*found, *result.warnings)))
     if result.storage:
         yield "Study", f"{result.study_name} in {result.storage}"
-    if saved:
-        yield "Saved", ", ".join(saved)
 
 
 def _found(find: FindResult) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from bstuner.training.run import combined, epoch_data, flat_loaders, steps_of
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-__all__ = ["GrowthPlanner", "plan_run"]
+__all__ = ["GrowthPlanner"]
 
 # Of a stream, that has no known end: more samples on each process than there are.
 ENDLESS = 2**50
@@ -96,7 +96,7 @@ class GrowthPlanner:
             samples=None,
             max_batch_size=cap,
             rounding=settings.rounding,
-            capped_by=self._what_capped(phases, lrs, cap),
+            capped_by=self._what_capped(lrs, cap),
             remarks=self._remarks(),
             waits_for=self._waits_for,
             streams=self._streams,
@@ -187,7 +187,7 @@ class GrowthPlanner:
             cap, self._capped_by = wanted, f"max_batch_size={wanted}"
         return max(own, cap)
 
-    def _what_capped(self, phases: list[Phase], lrs: tuple[float, ...], cap: int | None) -> str:
+    def _what_capped(self, lrs: tuple[float, ...], cap: int | None) -> str:
         if cap is None or not lrs:
             return ""
         peak, lowest = max(lrs), min(lrs[lrs.index(max(lrs)) :])
@@ -207,22 +207,6 @@ class GrowthPlanner:
             for every in checkpoint_steps(self._trainer)
         ]
         return tuple(remarks)
-
-
-def plan_run(trainer: Trainer, settings: GrowthSettings, fits: int | None) -> RunPlan:
-    """Plan a fit; nothing of it is changed.
-
-    Args:
-        trainer: a Trainer in `on_fit_start`, with optimizers, schedulers and loaders as the user's code makes them.
-        settings: the user's choices.
-        fits: the largest micro-batch that fits, in samples; None for no larger one than the user's own.
-
-    Raises:
-        InvalidSetting: the plan in the user's words cannot be read or met.
-        SettingRefused: the fit is of a kind whose batches cannot be planned.
-
-    """
-    return GrowthPlanner(trainer, settings).plan(fits)
 
 
 def _look(trainer: Trainer) -> tuple[BatchLayout, EpochData, bool]:

@@ -120,7 +120,7 @@ class LastBatchTrouble:
         """Whether a batch of `size` samples leaves one over, which is trained on."""
         own = self.loader.size(size)
         batches = -(-self.samples // own)
-        return last_batch_of_one(self.samples, own, drop_last=False) and limited(batches, self.limit) == batches
+        return last_batch_of_one(self.samples, own) and limited(batches, self.limit) == batches
 
     @property
     def words(self) -> str:

@@ -52,20 +52,12 @@ class StepConstants:
         """
         return cls([_held(config) for config in configs])
 
-    def convert(
-        self,
-        configs: Iterable[LRSchedulerConfig],
-        ratio: float,
-        steps_changed: bool = True,
-        steps: int | None = None,
-    ) -> Converted:
+    def convert(self, configs: Iterable[LRSchedulerConfig], ratio: float, steps: int | None = None) -> Converted:
         """Convert the constants of schedulers that were just made at another batch size, in place.
 
         Args:
             configs: The run's, `trainer.lr_scheduler_configs`.
             ratio: Reference batch size divided by the one at which they were made, both over all processes.
-            steps_changed: Whether the fit takes another number of steps than at the reference. Where it does not, a
-                constant cannot be told from a number computed from the length, and nothing is converted.
             steps: Optimizer steps of the fit, where that is known. A OneCycleLR fails when it is stepped beyond its
                 end; it is not made shorter than this.
         """
@@ -76,9 +68,7 @@ class StepConstants:
             for old, new in zip(before, now, strict=False):
                 if ratio == 1 or type(old.scheduler) is not type(new.scheduler):
                     continue
-                if not steps_changed and (old.constants or old.unknown is not None):
-                    warnings.append(_undecided(new.scheduler))
-                elif new.unknown is not None:
+                if new.unknown is not None:
                     warnings += _unknown(new.scheduler, old.unknown or [], new.unknown)
                 else:
                     changed += _convert(new.scheduler, old.constants, ratio, steps, alone=len(now) == 1)
@@ -164,13 +154,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _undecided(scheduler: Any) -> str:
-    return (
-        f"{type(scheduler).__name__} counts optimizer steps, and the fit takes as many of them as before: what it "
-        "counts stays as it is, and spans other samples."
-    )
 
 
 def _unknown(scheduler: Any, before: list[float], now: list[float]) -> list[str]:

@@ -16,9 +16,9 @@ from bstuner.report.terminal.tune_summary import render_tune
 from bstuner.report.words import format_settings
 
 
-def lines(result: TuneResult, width: int = 120, saved: tuple[str, ...] = ()) -> list[str]:
+def lines(result: TuneResult, width: int = 120) -> list[str]:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(render_tune(result, saved))
+    console.print(render_tune(result))
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
@@ -27,7 +27,7 @@ def facts(result: TuneResult) -> list[str]:
 
 
 def test_the_findings_line_by_line() -> None:
-    assert lines(RESULT, saved=("bstuner-result.json", "bstuner-overlay.yaml")) == [
+    assert lines(RESULT) == [
         "Device     NVIDIA H200, 140.0 GiB, 126.0 GiB usable (10% kept free)",
         "Fits       1024 per device (64.0 GiB measured; 2048 would need 128.0 GiB) after 2 probes, 2.2 s",
         "Knee       256: 100% of the throughput of 1024",
@@ -38,7 +38,6 @@ def test_the_findings_line_by_line() -> None:
         "Samples    65,536 instead of 98,304 (33% fewer) to the same val_loss",
         "Confirmed  on another seed too: 3.4 s against 18.5 s with your own settings",
         "Study      first in study.journal",
-        "Saved      bstuner-result.json, bstuner-overlay.yaml",
     ]
 
 

@@ -18,7 +18,7 @@ from bstuner.core.growth.run_plan import RunPlan
 from bstuner.core.growth.settings import GrowthSettings
 from bstuner.core.layout import BatchLayout
 from bstuner.errors import InvalidSetting, SettingRefused
-from bstuner.training.growing.planner import GrowthPlanner, plan_run
+from bstuner.training.growing.planner import GrowthPlanner
 
 
 def planned(
@@ -30,7 +30,7 @@ def planned(
     class Plans(L.Callback):
         def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             before = torch.get_rng_state(), trainer.accumulate_grad_batches, module.trainer.optimizers[0].state_dict()
-            found.append(plan_run(trainer, settings or GrowthSettings(), fits))
+            found.append(GrowthPlanner(trainer, settings or GrowthSettings()).plan(fits))
             after = torch.get_rng_state(), trainer.accumulate_grad_batches, module.trainer.optimizers[0].state_dict()
             assert torch.equal(before[0], after[0])
             assert before[1:] == after[1:]

@@ -270,17 +270,6 @@ def test_what_cannot_be_converted_is_named(at_reference: Any, now: Any, warning:
     assert course(found) == course(now(optimizer()))
 
 
-def test_in_a_fit_of_as_many_steps_nothing_can_be_told() -> None:
-    done = convert(s.StepLR(optimizer(), 80), s.StepLR(optimizer(), 80), 1 / 8, steps_changed=False)
-    assert done == Converted(
-        (),
-        (
-            "StepLR counts optimizer steps, and the fit takes as many of them as before: what it counts stays as it "
-            "is, and spans other samples.",
-        ),
-    )
-
-
 def test_another_scheduler_than_before_is_left_alone() -> None:
     assert convert(s.StepLR(optimizer(), 80), s.ConstantLR(optimizer(), total_iters=80), 1 / 8) == Converted((), ())
 
