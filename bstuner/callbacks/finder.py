@@ -11,7 +11,7 @@ from bstuner.callbacks.mailbox import Mailbox
 from bstuner.callbacks.search_start import SearchStart
 from bstuner.core import FindResult, FindSettings, parse_bytes
 from bstuner.errors import InvalidSetting
-from bstuner.report.terminal import SearchDisplay, shows_progress
+from bstuner.report.terminal import SearchDisplay
 from bstuner.training._lightning import (
     begin_epoch_anew,
     end_run_early,
@@ -24,7 +24,7 @@ from bstuner.training._lightning import (
 )
 from bstuner.training.batching import Placement
 from bstuner.training.probing import accumulation_warnings, find_largest, matches, take_up, to_save
-from bstuner.training.run import OwnCallback
+from bstuner.training.run import OwnCallback, shows_progress
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

@@ -16,11 +16,11 @@ from bstuner.core.growth import GrowthSettings, Rounding, RunPlan
 from bstuner.device import RandomState
 from bstuner.errors import SettingRefused
 from bstuner.optim import lr_at_last_step
-from bstuner.report.terminal import SearchDisplay, shows_progress
+from bstuner.report.terminal import SearchDisplay
 from bstuner.training._lightning import checkpoint_to_resume, end_run_early, log_step, spawns_processes, state_to_come
 from bstuner.training.growing import GrowingFit, GrowthPlanner, IndexedFit, LoaderDraws, StreamedFit
 from bstuner.training.probing import find_largest
-from bstuner.training.run import OwnCallback, refuse_unsupported
+from bstuner.training.run import OwnCallback, refuse_unsupported, shows_progress
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

@@ -35,13 +35,13 @@ from bstuner.core.growth import RunPlan
 from bstuner.dashboards import Publisher
 from bstuner.errors import SettingRefused
 from bstuner.report import plan_for_study
-from bstuner.report.terminal import SearchDisplay, TuningDisplay, shows_progress
+from bstuner.report.terminal import SearchDisplay, TuningDisplay
 from bstuner.study import TuneSettings, write_answer, write_growth
 from bstuner.training._lightning import checkpoint_to_resume, end_run_early, spawns_processes, state_to_come
 from bstuner.training.batching import Placement
 from bstuner.training.freezing import FrozenStart
 from bstuner.training.probing import find_largest, take_up, to_save
-from bstuner.training.run import OwnCallback
+from bstuner.training.run import OwnCallback, shows_progress
 from bstuner.training.settings import SettingsInPlace, TunedPlacement
 from bstuner.training.trials import TrialSettings, largest_worth_finding, locate_settings, open_trials
 

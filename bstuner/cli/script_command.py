@@ -20,9 +20,8 @@ from bstuner.cli.result_files import OVERLAY_FILE, ResultFiles, writable
 from bstuner.cli.script import METHODS, Call, ScriptRun, rank, run_script
 from bstuner.cli.target import split, target_of
 from bstuner.errors import BstunerError, InvalidSetting, PeerLost, ScriptError
-from bstuner.report.terminal import shows_progress
 from bstuner.training._lightning import end_processes
-from bstuner.training.run import lightnings_searches
+from bstuner.training.run import lightnings_searches, shows_progress
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer

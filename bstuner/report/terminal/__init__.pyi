@@ -1,4 +1,4 @@
-from .find_display import SearchDisplay as SearchDisplay, shows_progress as shows_progress
+from .find_display import SearchDisplay as SearchDisplay
 from .find_summary import render_find as render_find
 from .schedule_summary import render_schedule as render_schedule
 from .study_summary import render_study as render_study

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
@@ -11,16 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from bstuner.core import FindResult, Probe, format_bytes
 from bstuner.report.terminal.find_summary import render_find
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-__all__ = ["SearchDisplay", "shows_progress"]
-
-
-def shows_progress(trainer: Trainer) -> bool:
-    """Whether the user wants to see progress: the Trainer's bar is on, and this is the process that shows it."""
-    bar = trainer.progress_bar_callback
-    return bar is not None and bar.is_enabled and trainer.is_global_zero
+__all__ = ["SearchDisplay"]
 
 
 class SearchDisplay:

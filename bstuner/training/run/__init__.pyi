@@ -2,6 +2,7 @@ from .callbacks import (
     OwnCallback as OwnCallback,
     call_fit_start as call_fit_start,
     lightnings_searches as lightnings_searches,
+    shows_progress as shows_progress,
     takes_part as takes_part,
 )
 from .combined_loader import combined as combined, flat_loaders as flat_loaders, with_loaders as with_loaders

@@ -9,7 +9,7 @@ from bstuner.training._lightning import LightningCallback, lightning_of
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 
-__all__ = ["OwnCallback", "call_fit_start", "lightnings_searches", "takes_part"]
+__all__ = ["OwnCallback", "call_fit_start", "lightnings_searches", "shows_progress", "takes_part"]
 
 # These only watch, save, stop or search: none holds device memory that training needs, and none may act on a probe.
 _BYSTANDERS = (
@@ -48,3 +48,9 @@ def call_fit_start(trainer: Trainer) -> None:
     for callback in trainer.callbacks:
         callback.on_fit_start(trainer, module)
     module.on_fit_start()
+
+
+def shows_progress(trainer: Trainer) -> bool:
+    """Whether the user wants to see progress: the Trainer's bar is on, and this is the process that shows it."""
+    bar = trainer.progress_bar_callback
+    return bar is not None and bar.is_enabled and trainer.is_global_zero
