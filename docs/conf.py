@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import version as version_of
 
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+import bstuner.api
+
 project = "bstuner"
 author = "The bstuner authors"
 copyright = "the bstuner authors, Apache 2.0"
@@ -28,6 +32,9 @@ autodoc_member_order = "bysource"
 maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 napoleon_use_ivar = True  # attributes in a list, as arguments are
+
+# Modules import Lightning's classes for the type checker alone; this one is read like a type checker.
+vars(bstuner.api).update(LightningDataModule=LightningDataModule, LightningModule=LightningModule, Trainer=Trainer)
 
 highlight_language = "none"  # what terminals print is no Python
 
