@@ -16,7 +16,7 @@ __all__ = ["SearchStart"]
 
 
 class SearchStart:
-    """Only from this state can optimizers be made again as they are made in a run that is started by hand."""
+    """Keeps that state: only from there are optimizers made again as in a run that is started by hand."""
 
     def __init__(self) -> None:
         self._start: FrozenStart | None = None

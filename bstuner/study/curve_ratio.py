@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from bstuner.core import Mark, Mode, samples_to_target
 
-__all__ = ["pace"]
+__all__ = ["curve_ratio"]
 
 
-def pace(curve: Sequence[Mark], other: Sequence[Mark], mode: Mode) -> float | None:
+def curve_ratio(curve: Sequence[Mark], other: Sequence[Mark], mode: Mode) -> float | None:
     """Tell how many times as many samples as another curve this one took to where it is now.
 
     >>> slow, fast = [Mark(100, 3.0, 1.0), Mark(200, 2.5, 2.0)], [Mark(100, 3.0, 1.0), Mark(200, 2.0, 2.0)]
-    >>> pace(slow, fast, "min")
+    >>> curve_ratio(slow, fast, "min")
     1.3333333333333333
 
     The answer has no unit of the metric in it, so it means the same for a loss, an accuracy or a perplexity. None where

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from bstuner.core import Mark, Mode, Objective, TrialRun, Verdict, samples_to_target
-from bstuner.study.curve_ratio import pace
+from bstuner.study.curve_ratio import curve_ratio
 from bstuner.study.record import Record
 
 __all__ = ["BaselineJudge", "Judge", "Judgement", "QualityJudge", "TimeJudge", "best_metric", "directions", "to_target"]
@@ -111,7 +111,10 @@ class TimeJudge:
         share = mark.seconds / self._best_seconds
         if share >= 1:
             return False
-        in_time, in_samples = self._pace_in_time(mark), pace(self._marks, self.baseline.summary.curve, self.mode) or 0.0
+        in_time, in_samples = (
+            self._pace_in_time(mark),
+            curve_ratio(self._marks, self.baseline.summary.curve, self.mode) or 0.0,
+        )
         if _clearly(in_time, share):
             self._behind = f"took {in_time:.1f} times as long as the best trial to the same metric"
         elif _clearly(in_samples, mark.samples / self.baseline.summary.curve[-1].samples):
@@ -131,7 +134,7 @@ class TimeJudge:
 
     def _pace_in_time(self, mark: Mark) -> float:
         """How many times as long as the best trial this one took to where it is."""
-        samples = pace(self._marks, self.best.summary.curve, self.mode) or 0.0
+        samples = curve_ratio(self._marks, self.best.summary.curve, self.mode) or 0.0
         if not mark.seconds:
             return 0.0  # not known yet
         return samples * (mark.seconds / mark.samples) / (self._best_seconds / self.best.summary.samples)

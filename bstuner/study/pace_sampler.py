@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from bstuner.core import Mode, StepTime
-from bstuner.study.curve_ratio import pace
+from bstuner.study.curve_ratio import curve_ratio
 from bstuner.study.pace_model import Observation, PaceModel
 from bstuner.study.record import Record, StudyView, role_of
 from bstuner.study.space import BASE_LR, LOG2_BATCH_RATIO, SearchSpace
@@ -152,7 +152,7 @@ def _told(record: Record, best: Record, baseline: Record, mode: Mode) -> tuple[f
         return math.log(2 * budget / bar), 0.5, True
     whole = summary.verdict == "not reached"
     other = (baseline if whole else best).summary
-    ratio = pace(summary.curve, other.curve, mode)
+    ratio = curve_ratio(summary.curve, other.curve, mode)
     trained = summary.curve[-1].samples
     if ratio is None:
         return math.log(trained / bar), 0.2, True
