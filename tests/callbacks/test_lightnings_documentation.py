@@ -157,8 +157,8 @@ def test_a_resumed_fit_searches_at_the_milestones_that_are_still_to_come(tmp_pat
     searched: list[tuple[str, int]] = []
 
     class Told(BatchSizeFinder):
-        def _answer(self, trainer: L.Trainer, *args: Any) -> None:
-            super()._answer(trainer, *args)
+        def _search(self, trainer: L.Trainer, *args: Any) -> None:
+            super()._search(trainer, *args)
             searched.append(("from the checkpoint" if self.result is None else "searched", trainer.current_epoch))
 
     def run(epochs: int, **fit: Any) -> None:
