@@ -17,7 +17,7 @@ from bstuner.data.loaders import batch_size_of
 from bstuner.device import RandomState
 from bstuner.errors import SettingRefused
 
-__all__ = ["EpochOrder", "PlannedBatches", "check_can_be_planned", "with_planned_batches"]
+__all__ = ["Draw", "EpochOrder", "PlannedBatches", "check_can_be_planned", "own_generators", "with_planned_batches"]
 
 
 @dataclass

@@ -65,6 +65,12 @@ class SearchSpace:
             raise InvalidSetting(
                 f"low: expected a whole batch size, found {self.reference_batch_size} / {2**-self.low}; raise it."
             )
+        lowest, highest = self.lr_range
+        if lowest == 0 or highest == math.inf:
+            raise InvalidSetting(
+                f"reference_lr: expected a learning rate that can be divided by {_LR_DOWN:g} and multiplied by "
+                f"{_LR_UP:g}, found {self.reference_lr}; check that of your optimizer."
+            )
 
     @classmethod
     def between(

@@ -54,6 +54,8 @@ def test_learning_rates_reach_from_a_hundredth_to_three_hundred_times_the_users_
         ({"low": -6}, "expected a whole batch size, found 96 / 64"),
         ({"reference_lr": 0.0}, "positive learning rate"),
         ({"reference_batch_size": 0}, "batch size of at least 1"),
+        ({"reference_lr": 1e-323}, "can be divided by 100 and multiplied by 300"),
+        ({"reference_lr": 1e307}, "can be divided by 100 and multiplied by 300"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(change: dict[str, float], message: str) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "begin_epoch_anew",
     "combination_mode",
     "forget_loaders",
+    "has_loaders",
     "hook_of",
     "last_reload",
     "loaders_come_from_hooks",

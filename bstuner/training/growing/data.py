@@ -17,7 +17,7 @@ from bstuner.training.run import combined, flat_loaders, with_loaders
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-__all__ = ["IndexedData"]
+__all__ = ["IndexedData", "LoaderDraws", "StreamedData"]
 
 
 class IndexedData:

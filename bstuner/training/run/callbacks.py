@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
-from bstuner.training._lightning import LightningCallback, lightning_of
+from bstuner.training._lightning import LightningCallback, each_lightning, lightning_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -32,8 +33,13 @@ class OwnCallback(LightningCallback):
 
 def takes_part(callback: Callback) -> bool:
     """Whether a callback belongs to the training itself, so that a probe without it would measure too little."""
-    kinds = lightning_of(callback, "callbacks")
-    return not isinstance(callback, (OwnCallback, *(getattr(kinds, name) for name in _BYSTANDERS)))
+    return not isinstance(callback, (OwnCallback, *_bystanders()))
+
+
+@functools.cache
+def _bystanders() -> tuple[type, ...]:
+    # Of either package: a Trainer does not ask of which class a callback is, and takes what only looks like one.
+    return tuple(getattr(kinds, name) for kinds in each_lightning("callbacks") for name in _BYSTANDERS)
 
 
 def lightnings_searches(trainer: Trainer) -> tuple[type, ...]:

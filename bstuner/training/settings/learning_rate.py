@@ -68,14 +68,14 @@ class LearningRate:
             restore()
             made = make(trainer)
             before = rates_in_place(trainer)
-            attribute, remarks = find_attribute(trainer, restore, name, made)
+            attribute, about_attribute = find_attribute(trainer, restore, name, made)
             found = cls(made, attribute)
             restore()
             # Half of it: the test is what moves along. A larger one might be refused, or be capped.
             warnings = found.warnings
             found.build(trainer, found.reference / 2)
             # Without its warning: at one batch size, what deviates is no matter of the batch size.
-            found.warnings = (*warnings, *remarks, *unscaled_rates(before, rates_in_place(trainer), 0.5))
+            found.warnings = (*warnings, *about_attribute, *unscaled_rates(before, rates_in_place(trainer), 0.5))
         finally:
             restore()
         return found

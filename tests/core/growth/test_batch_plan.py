@@ -47,7 +47,9 @@ def steps_as_lightning_takes_them(plan: BatchPlan, epoch: int) -> list[tuple[dic
     gradient: dict[int, float] = {}
     taken = []
     for number in range(len(batches)):
-        accumulation = batches.step_of(number).accumulate
+        step = batches.step_of(number)
+        assert step.first_batch <= number < step.first_batch + len(step.micros)
+        accumulation = step.accumulate
         if number % accumulation == 0:
             gradient = {}
         gradient[number] = 1 / accumulation

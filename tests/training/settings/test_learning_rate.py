@@ -326,7 +326,7 @@ KINDS = [kind for kind in vars(torch.optim).values() if isinstance(kind, type) a
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not Optimizer], ids=lambda kind: kind.__name__)
 def test_every_optimizer_of_torch_is_born_at_the_learning_rate(kind: Any) -> None:
-    scaled = GivenRates(lambda _, birth: by_hand(birth.lr))
+    scaled = GivenRates(lambda _, given: by_hand(given.lr))
     with scaled.intercepted():
         found = made_of(kind, REFERENCE)
     wanted = made_of(kind, TUNED)
@@ -355,7 +355,7 @@ def test_learning_rates_in_tensors(name: str) -> None:
 
 def test_groups_that_share_a_tensor_share_the_new_one() -> None:
     rate = torch.tensor(0.1)
-    with GivenRates(lambda _, birth: 2 * birth.lr).intercepted():
+    with GivenRates(lambda _, given: 2 * given.lr).intercepted():
         optimizer = SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": rate} for _ in range(2)], lr=rate)
     one, other = (group["lr"] for group in optimizer.param_groups)
     assert one is other
@@ -678,7 +678,7 @@ class Counted:
 
 def test_other_threads_make_optimizers_as_ever() -> None:
     made = []
-    with GivenRates(lambda _, birth: 2 * birth.lr).intercepted():
+    with GivenRates(lambda _, given: 2 * given.lr).intercepted():
         thread = threading.Thread(target=lambda: made.append(made_of(SGD, 0.1)))
         thread.start()
         thread.join()
