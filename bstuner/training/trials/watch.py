@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TrialOver", "TrialWatch"]
 
-# Optimizer steps before the clock starts: they allocate, compile, choose algorithms and start workers.
+# Batches with an optimizer step before the clock starts: they allocate, compile, choose algorithms and start workers.
+# Steps would not do: where several optimizers step after one batch, Lightning counts each.
 WARM_UP = 3
 
 
@@ -67,6 +68,7 @@ class TrialWatch(OwnCallback):
         self._started = 0.0  # when the stretch of training that is being timed began, and at how many samples
         self._from = 0
         self._early, self._steady = [0.0, 0], [0.0, 0]  # seconds and samples, of the first steps and of the others
+        self._updates = 0  # batches after which an optimizer has stepped
         self._diverged = False
         self._validating = False
         self.marks: list[Mark] = []
@@ -97,8 +99,9 @@ class TrialWatch(OwnCallback):
         if trainer.global_step == self.steps:
             return  # gradients are being accumulated
         self.steps = trainer.global_step
+        self._updates += 1
         self._schedule.at(self.samples / self._budget)
-        if self.steps == WARM_UP:
+        if self._updates == WARM_UP:
             self._stop_clock()
             self._start_clock()
         if self.samples >= self._due[0]:
@@ -152,7 +155,7 @@ class TrialWatch(OwnCallback):
 
     def _stop_clock(self) -> None:
         self._memory.synchronize()
-        timed = self._early if self.steps <= WARM_UP else self._steady
+        timed = self._early if self._updates <= WARM_UP else self._steady
         timed[0] += self._clock() - self._started
         timed[1] += self.samples - self._from
 

@@ -391,6 +391,37 @@ def test_what_the_first_steps_take_does_not_count() -> None:
     assert [mark.seconds for mark in trial.marks] == pytest.approx(list(range(1, 9)))
 
 
+def test_and_so_it_is_where_two_optimizers_step_after_each_batch() -> None:
+    now = [0.0]
+
+    class Starting(zoo.Mlp):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.automatic_optimization = False
+            self.trained = 0  # put back after each trial
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.trained += 1
+            now[0] += 500.0 if self.trained <= 3 else 1.0
+            loss = super().training_step(batch, batch_idx)
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(loss)
+            for optimizer in self.optimizers():
+                optimizer.step()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", self.loss(batch))
+
+        def configure_optimizers(self) -> Any:
+            weights, others = list(self.parameters())[:2], list(self.parameters())[2:]
+            return [torch.optim.SGD(part, lr=0.01) for part in (weights, others)]
+
+    fit(Starting(batch_size=8, length=512), lambda trials: RUNS.append(run(trials, 8)), clock=lambda: now[0])
+    assert RUNS[0].steps == 2 * RUNS[0].samples / 8
+    assert RUNS[0].samples_per_second == pytest.approx(8)
+
+
 def test_validations_of_other_samples_are_refused() -> None:
     with pytest.raises(SettingRefused, match=r"limit_val_batches=2.*follows Mlp\.batch_size"):
         fit(seeded(zoo.Mlp, batch_size=8, length=256), lambda trials: None, trainer={"limit_val_batches": 2})
