@@ -15,11 +15,11 @@ PINS = pyproject.toml $(CONSTRAINTS)
 INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	$(BIN)/python -m pip install --quiet --editable
 
-.PHONY: help demo demo-tune test lint docs bench clean
+.PHONY: help demo demo-tune test lint docs bench bench-whole-fit clean
 .NOTPARALLEL:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 # On the CPU, so that it is the same everywhere: on a GPU, what cuBLAS needs alone may be more than this limit.
 demo: .venv/.examples  ## find the largest batch size for a small model of handwritten digits
@@ -45,6 +45,9 @@ bench: .venv/.examples  ## measure the searches, training before and after tunin
 	$(BIN)/python benchmarks/find_vs_lightning.py
 	$(BIN)/python benchmarks/tune_real.py
 	$(BIN)/python benchmarks/growth_vs_decay.py --records build/growth_vs_decay.jsonl
+
+bench-whole-fit: .venv/.examples  ## compare whole fits before and after tuning; takes about an hour
+	$(BIN)/python benchmarks/whole_fit.py --records build/whole_fit.jsonl
 
 clean:  ## remove .venv, caches and what runs leave behind
 	rm -rf .venv build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
