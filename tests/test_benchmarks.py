@@ -99,3 +99,60 @@ def test_growth_vs_decay_prints_what_its_readme_shows_from_the_records_alone(tmp
     rows = printed.split("\n\n")[0].splitlines()[2:]
     assert len(rows) == 3 * (1 + 2) * 3  # three trainings; one way to grow with SGD and two with AdamW; three schedules
     assert all(row.split("|")[-2].strip() == "yes" for row in rows)  # as many steps as planned
+
+
+def test_whole_fit_compares_the_users_fit_with_the_tuned_one_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the benchmark trains on scikit-learn's digits")
+    records = tmp_path / "build" / "records.jsonl"
+    which = ["--tasks", "digits", "--starts", "good", "--seeds", "1", "--own-fits", "2", "--epochs", "1"]
+    output = run_benchmark("whole_fit.py", *which, "--records", str(records))
+
+    (training,) = output["trainings"]
+    (row,) = training["rows"]
+    own, other, tuned = (
+        next(
+            record
+            for record in map(json.loads, records.read_text().splitlines())
+            if (record["arm"], record["seed"]) == key
+        )
+        for key in (("own", 1), ("own", 2), ("tuned", 1))
+    )
+    for record in (own, other, tuned):
+        samples, seconds, _ = zip(*record["curve"], strict=True)
+        assert (samples[0], seconds[0], samples[-1]) == (0, 0, 1438)
+        assert list(samples) == sorted(set(samples))
+        assert list(seconds) == sorted(seconds)
+    assert tuned["curve"][0] == own["curve"][0] != other["curve"][0]  # the same weights
+    assert (row["own_end"], row["tuned_end"]) == (own["curve"][-1][2], tuned["curve"][-1][2])
+    assert training["own_ends"] == [row["own_end"], other["curve"][-1][2]]
+    assert training["sd"] == pytest.approx(stdev(training["own_ends"]))
+    assert training["allowed"] == max(2 * training["sd"], 0.01 * (own["curve"][0][2] - row["own_end"]))
+    assert training["worse"] == (row["tuned_end"] - row["own_end"] > training["allowed"])
+    if row["stays"]:
+        assert row["realised"] == 1
+        assert row["own_end"] == row["tuned_end"]
+    else:
+        assert (row["realised"] > 0) == (min(loss for _, _, loss in tuned["curve"]) <= row["own_end"])
+
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(lines[:-1]))
+    assert (
+        run_benchmark("whole_fit.py", *which, "--records", str(records))["trainings"][0]["own_ends"]
+        == training["own_ends"]
+    )
+    assert records.read_text().splitlines(keepends=True)[:-1] == lines[:-1]
+
+
+def test_whole_fit_tables_go_on_where_they_were_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the tables are of scikit-learn's digits")
+    kept = BENCHMARKS / "data" / "whole_fit_digits-mlp_0.jsonl"
+    lines = kept.read_text().splitlines(keepends=True)
+    copied = tmp_path / kept.name
+    copied.write_text("".join(lines[:-1]))  # the last is of the largest batch, the cheapest
+    printed_by("whole_fit_tables.py", "--records", str(tmp_path), "--tasks", "digits-mlp")
+
+    trained, expected = json.loads(copied.read_text().splitlines()[-1]), json.loads(lines[-1])
+    assert copied.read_text().splitlines(keepends=True)[:-1] == lines[:-1]
+    for curve in ("trial", "fit"):
+        assert [samples for samples, _, _ in trained[curve]] == [samples for samples, _, _ in expected[curve]]
+    assert list(trained) == list(expected)
