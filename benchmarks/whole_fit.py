@@ -91,7 +91,7 @@ def colours() -> Data:
 @cache
 def lines() -> Data:
     """Pieces of 16 bytes of Python's standard library, and the byte after each of theirs."""
-    return Data.split(pieces(library()[0], 17, 160), val=600)
+    return Data.split(pieces(library()[0], 17, 120), val=600)
 
 
 @cache
@@ -148,7 +148,7 @@ TASKS = {
     "digits": Task(
         "the CNN of examples/digits.py, with BatchNorm", digits, lambda: digits_example.Classifier().net, classify,
         batch_size=16, epochs=14, calibrated=True, starts={
-            "low": Start("sgd", "constant", 5e-4),
+            "low": Start("sgd", "constant", 1e-4),
             "good": Start("adamw", "cosine", 3e-3),
             "hot": Start("sgd", "steps", 0.1),
         },
@@ -166,7 +166,7 @@ TASKS = {
         batch_size=16, epochs=3, calibrated=True, starts={
             "low": Start("sgd", "steps", 3e-3),
             "good": Start("adamw", "constant", 3e-3),
-            "hot": Start("sgd", "cosine", 0.25),
+            "hot": Start("sgd", "cosine", 0.15),
         },
     ),
     "sums": Task(
@@ -174,13 +174,13 @@ TASKS = {
         batch_size=16, epochs=6, starts={
             "low": Start("adamw", "steps", 1e-4),
             "good": Start("sgd", "constant", 0.02),
-            "hot": Start("adamw", "cosine", 0.03),
+            "hot": Start("adamw", "cosine", 0.02),
         },
     ),
     "colours": Task(
         "the colours of patches of photos without them, by an MLP", colours, colourist, predict,
         batch_size=16, epochs=4, starts={
-            "low": Start("adamw", "constant", 2e-4),
+            "low": Start("adamw", "constant", 1e-4),
             "good": Start("sgd", "cosine", 2.0),
             "hot": Start("adamw", "steps", 0.05),
             "diverges": Start("sgd", "cosine", 50.0),
