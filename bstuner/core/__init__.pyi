@@ -20,6 +20,7 @@ from .layout import (
     possible_micro_batches as possible_micro_batches,
 )
 from .memory_size import format_bytes as format_bytes, parse_bytes as parse_bytes
+from .regret import Regret as Regret
 from .scaling import (
     AdamConstants as AdamConstants,
     Rule as Rule,
@@ -41,6 +42,8 @@ from .trial import (
     TrialRun as TrialRun,
     TrialRunner as TrialRunner,
     Watch as Watch,
+    curve_doubling as curve_doubling,
+    metric_at as metric_at,
     samples_to_target as samples_to_target,
 )
 from .tune_result import (

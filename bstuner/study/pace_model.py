@@ -58,6 +58,7 @@ class PaceModel:
         log_seconds: Log of the seconds that a sample takes at each of them, up to a constant.
         rule: How learning rates follow the batch size.
         guesses: One row per guess; its columns are named where they are drawn.
+        own_log_lr: Log of the baseline's learning rate over the user's own: below 0 where it had to be lowered.
     """
 
     ks: Array
@@ -65,10 +66,16 @@ class PaceModel:
     log_seconds: Array
     rule: Rule
     guesses: Array
+    own_log_lr: float = 0.0
 
     @classmethod
     def prior(
-        cls, ks: Sequence[int], batch_sizes: Sequence[int], seconds_per_sample: Sequence[float], rule: Rule
+        cls,
+        ks: Sequence[int],
+        batch_sizes: Sequence[int],
+        seconds_per_sample: Sequence[float],
+        rule: Rule,
+        own_log_lr: float = 0.0,
     ) -> PaceModel:
         """What is known before any trial.
 
@@ -77,11 +84,12 @@ class PaceModel:
             batch_sizes: As for the class.
             seconds_per_sample: Seconds that a sample takes at each of them, up to a common factor.
             rule: As for the class.
+            own_log_lr: As for the class.
         """
         rng = np.random.default_rng(0)  # of the method, not of the study: the same guesses for everybody
         low, high = np.log(min(batch_sizes)), np.log(max(batch_sizes))
         guesses = np.column_stack([
-            _best_lrs(rng),  # log of the best learning rate over the user's own
+            own_log_lr + _best_lrs(rng),  # log of the best learning rate over the user's own
             rng.uniform(0.7, 1.05, _GUESSES),  # time gained per log learning rate below the best
             np.exp(rng.uniform(np.log(0.2), np.log(3.0), _GUESSES)),  # time lost per log learning rate above it
             rng.uniform(low - 1.0, high + 1.0, _GUESSES),  # log of the critical batch size
@@ -89,12 +97,17 @@ class PaceModel:
             rng.uniform(0.5, 1.5, _GUESSES),  # how strictly it stops rising at the critical batch size
         ])  # fmt: skip
         return cls(
-            np.array(ks, float), np.array(batch_sizes, float), np.log(np.array(seconds_per_sample)), rule, guesses
+            np.array(ks, float),
+            np.array(batch_sizes, float),
+            np.log(np.array(seconds_per_sample)),
+            rule,
+            guesses,
+            own_log_lr,
         )
 
     def log_samples(self, k: Array, log_lr: Array) -> Array:
         """Log samples to the target over the baseline's: a row per guess, a column per settings."""
-        return self._absolute(k, log_lr) - self._absolute(np.zeros(1), np.zeros(1))
+        return self._absolute(k, log_lr) - self._absolute(np.zeros(1), np.array([self.own_log_lr]))
 
     def expected_gain(self, seen: Sequence[Observation], best: float, most: float, k: Array, log_lr: Array) -> Array:
         """How much log time each settings may be expected to save on the best so far.

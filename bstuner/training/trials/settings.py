@@ -27,6 +27,7 @@ class TrialSettings:
     scaling_rule: Rule | Literal["auto"] = "auto"
     scale_adam: bool = False
     warmup: int | Literal["auto"] | None = "auto"
+    max_cost: float | None = 0.5
     memory_limit: int | None = None
     clock: Callable[[], float] = time.perf_counter
 
@@ -38,4 +39,5 @@ def trial_budget(settings: TrialSettings, horizon: Horizon, layout: BatchLayout)
         fit_samples=horizon.fit,
         epoch_samples=horizon.epoch,
         batch_size=layout.global_batch_size,
+        max_cost=settings.max_cost,
     )
