@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal, NamedTuple, Protocol
 
 from bstuner.core.layout import BatchLayout
@@ -22,9 +23,9 @@ __all__ = [
     "samples_to_target",
 ]
 
-# What a doubling of the training brings counts as at least this share of all that a curve has brought: one that is flat
-# at its end would make every difference a great one.
-_LEAST_DOUBLING = 0.01
+# What a doubling of the training brings counts as at least this share of what the second half of the validations has
+# brought: a curve that is flat at its end would make every difference a great one.
+_LEAST_DOUBLING = 0.02
 
 Mode = Literal["min", "max"]
 Ending = Literal["finished", "stopped", "out of memory", "not finite"]
@@ -177,4 +178,6 @@ def curve_doubling(curve: Sequence[Mark], mode: Mode) -> float:
         mode: "min" where less of the metric is better, "max" where more is.
     """
     last = metric_at(curve, curve[-1].samples / 2) - curve[-1].metric
-    return max(last if mode == "min" else -last, _LEAST_DOUBLING * abs(curve[0].metric - curve[-1].metric))
+    # Not from the first validation on: where the start was hot, it says how hot.
+    progress = median(mark.metric for mark in curve) - curve[-1].metric
+    return max(last if mode == "min" else -last, _LEAST_DOUBLING * abs(progress))

@@ -41,8 +41,8 @@ class Bar:
         own: The trial of the user's own settings.
         leader: The trial with the best end of those that ran to their budget; the own one where none ended better.
         level: The metric to reach.
-        doubling: What a doubling of the training brings the user's own settings at the end of their trial, in the
-            metric: the unit in which ends are compared. It means the same for a loss, an accuracy or a perplexity.
+        doubling: What a doubling of the training brings at the end of a trial, in the metric: the unit in which ends are
+            compared. Of the own trial and the leader, the lower: a hot one gains late what it has spoilt before.
         paces: Seconds of training per sample, by global batch size.
     """
 
@@ -67,7 +67,8 @@ class Bar:
         if sign * end_of(leader) >= sign * end_of(own):
             leader = own
         level = end_of(own) + _RISES * (end_of(leader) - end_of(own))
-        return cls(view.mode, own, leader, level, curve_doubling(own.summary.curve, view.mode), view.paces)
+        doubling = min(curve_doubling(record.summary.curve, view.mode) for record in (own, leader))
+        return cls(view.mode, own, leader, level, doubling, view.paces)
 
     def ahead(self, record: Record, other: Record) -> float:
         """By how many doublings one trial ended better than another; below 0 where it ended worse."""

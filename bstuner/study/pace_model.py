@@ -25,7 +25,8 @@ _GUESSES = 400
 _EXPONENT: dict[Rule, float] = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}
 # Of the Gaussian process: how far formulas are off, in log time, and over which distance they are off together.
 _OFF_BY, _OFF_OVER_K, _OFF_OVER_LR = 0.35, 1.5, 1.0
-_LOSS_CAP = 4.0
+# Log of how many times the samples a learning rate can cost that still trains: far below the best one, and above it.
+_COLD_CAP, _HOT_CAP = 4.0, 2.0
 # A trial run again gives the same curve: this near to one, settings are not new.
 _NEW_K, _NEW_LR = 0.5, 0.35
 
@@ -155,7 +156,7 @@ class PaceModel:
         crowding = np.log1p(np.exp(log_batch - log_critical))
         off = log_lr - (best_lr + steeper * k * np.log(2) - _EXPONENT[self.rule] * strictness * crowding)
         lost = np.logaddexp(np.log(loss) - gain * off, np.log(gain) + loss * off) - np.log(gain + loss)
-        return np.asarray(crowding + np.minimum(lost, _LOSS_CAP))
+        return np.asarray(crowding + np.minimum(lost, np.where(off > 0, _HOT_CAP, _COLD_CAP)))
 
 
 def _best_lrs(rng: np.random.Generator) -> Array:

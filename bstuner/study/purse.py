@@ -15,6 +15,9 @@ from bstuner.study.space import SearchSpace
 
 __all__ = ["FitLength", "Purse"]
 
+# What a trial will take is known to a few percent.
+_CAREFUL = 0.95
+
 
 @dataclass(frozen=True)
 class FitLength:
@@ -77,7 +80,7 @@ class Purse:
             promised += self.whole(size)
             if role_of(trial) == "confirm":
                 promised += self.whole(self.space.reference_batch_size)
-        return self.max_cost * self.fit_seconds - self._spent - promised
+        return _CAREFUL * self.max_cost * self.fit_seconds - self._spent - promised
 
     def whole(self, batch_size: int) -> float:
         """Seconds of training that a whole trial takes at a global batch size."""

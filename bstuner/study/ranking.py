@@ -24,8 +24,8 @@ _TIE = 1.5
 EDGE_STEP = math.sqrt(10)
 _NEIGHBOUR = (1.8, 5.7)
 # How far to step down from there.
-DOWN_STEP = 2.0
-_BELOW = (1.5, 3.5)
+DOWN_STEP = math.sqrt(10)
+_BELOW = (1.8, 5.7)
 _SAME = 1.35
 # The neighbour is worse where it ends by so many doublings behind: then the pair is at the edge.
 _EDGE_MARGIN = 0.25
@@ -96,9 +96,15 @@ class Ranking:
     def edge(self, record: Record) -> Edge:
         """Whether a higher learning rate at the same batch size is known to be worse than a trial's own.
 
+        A pair that is no hotter than the user's own settings, neither in its learning rate nor in that at the reference
+        batch size, cannot be ruined by a heat that those have stood.
+
         Args:
             record: A trial that ran to its end.
         """
+        own = self.own
+        if record.summary.lr <= own.summary.lr and record.params[BASE_LR] <= own.params[BASE_LR]:
+            return "inside"
         known = [self._is_worse(other, record) for other in self._beside(record, *_NEIGHBOUR)]
         if any(known):
             return "at the edge"
