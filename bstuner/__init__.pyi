@@ -1,4 +1,4 @@
-from .api import find as find, schedule as schedule, tune as tune
+from .api import best as best, find as find, schedule as schedule, tune as tune
 from .callbacks import (
     BatchSizeFinder as BatchSizeFinder,
     BatchSizeScheduler as BatchSizeScheduler,
@@ -7,4 +7,3 @@ from .callbacks import (
 )
 from .core import FindResult as FindResult, Probe as Probe, TuneResult as TuneResult
 from .errors import BstunerError as BstunerError
-from .study import best as best

@@ -41,8 +41,8 @@ class Bar:
         own: The trial of the user's own settings.
         leader: The trial with the best end of those that ran to their budget; the own one where none ended better.
         level: The metric to reach.
-        doubling: What a doubling of the training brings at the end of a trial, in the metric: the unit in which ends are
-            compared. Of the own trial and the leader, the lower: a hot one gains late what it has spoilt before.
+        doubling: What a doubling of the training brings at the end of a trial, in the metric: the unit in which ends
+            are compared. The lower one of the own trial and the leader: a hot one gains late what it spoilt before.
         paces: Seconds of training per sample, by global batch size.
     """
 

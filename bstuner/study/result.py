@@ -28,7 +28,11 @@ def result_of(
     claim = None
     if best is not None and confirmation is not None and confirmation.holds and view.objective == "time":
         claim = claimed_speedup(ranking, best, confirmation)
-    speedup = 1.0 if claim is None else claim[0]
+    speedup = 1.0
+    if claim is not None:
+        speedup = claim[0]
+    elif best is not None and best.summary.seconds and own.summary.seconds:
+        speedup = own.summary.seconds / best.summary.seconds
     return TuneResult(
         baseline=own.summary,
         best=(best or own).summary,
