@@ -19,6 +19,7 @@ from bstuner.callbacks.search_start import SearchStart
 from bstuner.callbacks.tuned_fit import TunedFit
 from bstuner.callbacks.tuner_search import StudyChoices, TunerSearch, keep_for_reports
 from bstuner.core import (
+    MAX_COST,
     FindResult,
     FindSettings,
     Mode,
@@ -95,7 +96,7 @@ class BatchSizeTuner(OwnCallback):
         batch_arg_name: attribute of the module, the datamodule or their hparams that holds the batch size, where
             loaders come from `*_dataloader()` hooks. Loaders passed to the Trainer are changed themselves.
         max_cost: the most that the search may cost, as a share of the fit's training time, with the confirmation of its
-            answer; None for no bound.
+            answer; None for no bound. The default gives way to a `trial_budget` of which it would not pay eight.
         max_val: largest batch size per device to try; None for no limit but memory and dataset.
         margin: share of the device's memory to keep free, 0 to 1.
         memory_limit: bytes, or text such as "24GiB"; None for the device's own memory.
@@ -133,7 +134,7 @@ class BatchSizeTuner(OwnCallback):
         warmup: int | Literal["auto"] | None = "auto",
         lr_arg_name: str | None = None,
         batch_arg_name: str = "batch_size",
-        max_cost: float | None = 0.5,
+        max_cost: float | None = MAX_COST,
         on_regret: Literal["warn", "stop"] = "warn",
         max_val: int | None = None,
         margin: float = 0.1,

@@ -87,7 +87,7 @@ class TunerSearch:
         self._trainer = trainer
         self._trials = trials
         self._found = found
-        self._settings = replace(settings, capacity_bytes=found.usable_bytes)
+        self._settings = replace(settings, capacity_bytes=found.usable_bytes, max_cost=trials.max_cost)
         self._choices = choices
         self.publisher: Publisher | None = None
         self._storage = choices.storage or _default_storage(trainer)
@@ -204,10 +204,10 @@ class TunerSearch:
         return {probe.batch_size * world: probe.seconds for probe in self._found.probes if probe.seconds}
 
     def _fit_length(self) -> FitLength:
-        """How long the fit is, and what the search for the largest batch has spent of it."""
+        """How long the fit is, and what the search for the largest batch has trained on."""
         # A probe is two steps.
-        probing = sum(2 * probe.seconds for probe in self._found.probes if probe.seconds)
-        return FitLength(self._trials.horizon.fit, self._trials.horizon.seconds, probing)
+        probed = sum(2 * probe.batch_size * self._trials.layout.world for probe in self._found.probes)
+        return FitLength(self._trials.horizon.fit, self._trials.horizon.seconds, probed)
 
     def _facts(self) -> StudyFacts:
         lowest, highest = self._space.lr_range

@@ -1,4 +1,6 @@
 from .budget import (
+    MAX_COST as MAX_COST,
+    TRIALS_OF_A_SEARCH as TRIALS_OF_A_SEARCH,
     TrialBudget as TrialBudget,
     budget_in_samples as budget_in_samples,
     check_trial_budget as check_trial_budget,

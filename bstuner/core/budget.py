@@ -7,13 +7,15 @@ import re
 
 from bstuner.errors import InvalidSetting
 
-__all__ = ["TrialBudget", "budget_in_samples", "check_trial_budget", "sample_marks"]
+__all__ = ["MAX_COST", "TRIALS_OF_A_SEARCH", "TrialBudget", "budget_in_samples", "check_trial_budget", "sample_marks"]
 
 TrialBudget = int | float | str
 
 # A sixteenth of the fit. A search has at least five trials of full length, a third of the fit where a larger batch is
 # no faster; what is left of half the fit is for the trials that are stopped on the way.
 DEFAULT_SHARE = 1 / 16
+# The most that a search may cost, as a share of the fit's training time.
+MAX_COST = 0.5
 # The user's own settings, a winner, its neighbour at the edge, and both once more.
 TRIALS_OF_A_SEARCH = 5
 # Shorter than this, a trial of the user's own batch size tells more of its warm-up than of its learning.

@@ -16,7 +16,7 @@ from bstuner.study.space import SearchSpace
 __all__ = ["FitLength", "Purse"]
 
 # What a trial will take is known to a few percent.
-_CAREFUL = 0.95
+_CAREFUL = 0.97
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class FitLength:
     Args:
         samples: Samples of the fit, over all processes; None where it has no end.
         seconds: Seconds after which it is ended; None where nothing ends it by time.
-        probing: Seconds of training that the search for the largest batch has taken already.
+        probed: Samples that the search for the largest batch has trained on already.
     """
 
     samples: int | None = None
     seconds: float | None = None
-    probing: float = 0.0
+    probed: int = 0
 
     def training_seconds(self, pace: float) -> float | None:
         """Seconds of training that it has, at so many seconds per sample; None where it has no end."""
@@ -113,7 +113,7 @@ class Purse:
 
     @property
     def _spent(self) -> float:
-        return self.fit.probing + self.view.seconds_trained
+        return self.fit.probed * self.view.paces[self.space.reference_batch_size] + self.view.seconds_trained
 
     @cached_property
     def _paces(self) -> dict[int, float] | None:

@@ -258,9 +258,18 @@ class StudyView:
 
     @property
     def seconds_trained(self) -> float:
-        """Seconds of training that all trials took, confirmations included."""
-        once, again = self.records, self.confirmations.values()
-        return sum(record.seconds_trained for record in once) + sum(each.seconds_trained for each in again)
+        """Seconds of training that all trials took, confirmations included, at the paces of their batch sizes.
+
+        Not by the clock of each: what the first of them has warmed up the fit would have had to warm up itself.
+        """
+
+        def warm(summary: TrialSummary, seconds: float) -> float:
+            pace = self.paces.get(summary.global_batch_size)
+            return seconds * summary.samples_per_second * pace if summary.samples_per_second and pace else seconds
+
+        once = sum(warm(record.summary, record.seconds_trained) for record in self.records)
+        again = (run for confirmation in self.confirmations.values() for run in confirmation.runs)
+        return once + sum(warm(run, run.curve[-1].seconds) for run in again if run.curve)
 
     def without(self, number: int) -> StudyView:
         """The study as the trial of this number finds it, which has begun but says nothing yet."""

@@ -268,6 +268,9 @@ class _Search:
             judgement = Judgement(run.ending)
         elif not run.marks:
             judgement = Judgement("not reached", reason=run.reason or "it ended before its first validation")
+        elif run.ending == "finished" and run.samples + size <= self.runner.budget:
+            ended = f"it ended by itself after {run.samples:,} of {self.runner.budget:,} samples"
+            judgement = judge.judge(run)._replace(verdict="not reached", values=(), reason=ended)
         elif reporter.pruned:
             judgement = judge.judge(run)._replace(verdict="behind", values=(), reason="stopped by the pruner")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from bstuner.core import Mode, Objective
+from bstuner.core import MAX_COST, Mode, Objective
 from bstuner.errors import InvalidSetting
 
 __all__ = ["Take", "TuneSettings"]
@@ -49,7 +49,7 @@ class TuneSettings:
     timeout: float | None = None
     patience: int | None = 10
     seed: int | None = None
-    max_cost: float | None = 0.5
+    max_cost: float | None = MAX_COST
     take: Take | None = None
     confirm: bool = True
     capacity_bytes: int | None = None
