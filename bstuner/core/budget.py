@@ -11,13 +11,13 @@ __all__ = ["MAX_COST", "TRIALS_OF_A_SEARCH", "TrialBudget", "budget_in_samples",
 
 TrialBudget = int | float | str
 
-# A sixteenth of the fit. A search has at least five trials of full length, a third of the fit where a larger batch is
-# no faster; what is left of half the fit is for the trials that are stopped on the way.
+# Half of the fit pays for eight of them.
 DEFAULT_SHARE = 1 / 16
 # The most that a search may cost, as a share of the fit's training time.
 MAX_COST = 0.5
-# The user's own settings, a winner, its neighbour at the edge, and both once more.
-TRIALS_OF_A_SEARCH = 5
+# So many whole trials a search may take: the user's own settings, a winner, its neighbours on both sides, and both once
+# more; what is left of them is for the trials that are stopped on the way.
+TRIALS_OF_A_SEARCH = 8
 # Shorter than this, a trial of the user's own batch size tells more of its warm-up than of its learning.
 FEWEST_STEPS = 64
 # The most validations of a trial: more would tell little more about when the target was reached.
@@ -72,7 +72,7 @@ def budget_in_samples(
 
     Args:
         budget: A whole number of samples, a float share of the fit above 0 and up to 1, or epochs such as "0.5ep". None
-            for a sixteenth of the fit, but at least 64 steps, as far as five trials of them can be paid.
+            for a sixteenth of the fit, but at least 64 steps, as far as eight trials of them can be paid.
         fit_samples: Samples of the whole fit, over all processes; None where it has no end.
         epoch_samples: Samples of an epoch, over all processes; None where unknown.
         batch_size: The user's own: samples per optimizer step, over all processes.

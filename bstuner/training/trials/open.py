@@ -114,7 +114,7 @@ def open_trials(
                 settings.monitor, marks, budget / horizon.fit if horizon.fit else None, data, layouts.layout
             )
             runner = FitRunner(trainer, plan, in_place, frozen, start, memory, peers, settings.clock)
-            max_cost, short = cost_bound(settings, budget, horizon, layout)
+            max_cost, short = cost_bound(settings, budget, horizon)
             rule, warning = _rule(in_place.learning_rate, settings)
             yield Trials(
                 runner,

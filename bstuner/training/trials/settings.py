@@ -7,17 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
 from bstuner.core import MAX_COST, TRIALS_OF_A_SEARCH, BatchLayout, Rule, TrialBudget, budget_in_samples
 from bstuner.training.run import Horizon
 
-__all__ = ["FEWEST_STEPS", "TrialSettings", "cost_bound", "trial_budget"]
+__all__ = ["FEWEST_STEPS", "TrialSettings", "cost_bound", "trial_budget", "warn_of_short_fit"]
 
 
-# So many whole trials a search may cost where the user has said how long one is, and not what a search may cost: as
-# many as half of the fit pays of those that are as long as bstuner makes them.
-_WHOLE_TRIALS = 8
-# Fewer steps tell more of a warm-up than of learning.
-_SHORT = 64
+# Of a trial with fewer steps the user is told that it says little.
+FEW_STEPS = 32
 # The fewest optimizer steps of a trial from which its learning can be told at all.
 FEWEST_STEPS = 8
 
@@ -48,10 +47,29 @@ def trial_budget(settings: TrialSettings, horizon: Horizon, layout: BatchLayout)
     )
 
 
-def cost_bound(
-    settings: TrialSettings, budget: int, horizon: Horizon, layout: BatchLayout
-) -> tuple[float | None, list[str]]:
-    """Tell the most that a search may cost, as a share of the fit, and in words, beforehand, where that is a bad deal.
+def cost_bound(settings: TrialSettings, budget: int, horizon: Horizon) -> tuple[float | None, list[str]]:
+    """Tell the most that a search may cost, as a share of the fit, and in words where that is not what was asked.
+
+    Args:
+        settings: the user's choices.
+        budget: samples of a whole trial.
+        horizon: the length of the fit.
+
+    """
+    most, fit = settings.max_cost, horizon.fit
+    if most is None or not fit:
+        return most, []
+    needed = TRIALS_OF_A_SEARCH * budget / fit
+    if settings.trial_budget is None or most != MAX_COST or needed <= most:
+        return most, []
+    return needed, [
+        f"trial_budget={settings.trial_budget!r} is {budget / fit:.0%} of the fit, so this search may cost up to "
+        f"{needed:.0%} of its training time, and not {MAX_COST:.0%}. Lower trial_budget, or set max_cost to hold it."
+    ]
+
+
+def warn_of_short_fit(settings: TrialSettings, budget: int, horizon: Horizon, layout: BatchLayout) -> None:
+    """Say beforehand where a fit is too short to pay for a search that finds something.
 
     Args:
         settings: the user's choices.
@@ -60,26 +78,19 @@ def cost_bound(
         layout: the user's own batch.
 
     """
-    most, fit = settings.max_cost, horizon.fit
+    (most, _), fit = cost_bound(settings, budget, horizon), horizon.fit
     if most is None or not fit:
-        return most, []
+        return
     share, steps = budget / fit, budget // layout.global_batch_size
-    if settings.trial_budget is not None and most == MAX_COST and _WHOLE_TRIALS * share > most:
-        most = _WHOLE_TRIALS * share
-        return most, [
-            f"trial_budget={settings.trial_budget!r} is {share:.0%} of the fit, so this search may cost up to "
-            f"{most:.0%} of its training time, and not {MAX_COST:.0%}. Lower trial_budget, or set max_cost to hold it."
-        ]
-    if TRIALS_OF_A_SEARCH * share > most * (1 + 1e-9):
-        return most, [
-            f"A search needs {TRIALS_OF_A_SEARCH} trials of {share:.0%} of the fit, and max_cost={most:g} does not pay "
-            "for them: your own settings may be all that is tried. Raise max_cost, lower trial_budget, or train for "
-            "longer."
-        ]
-    if settings.trial_budget is None and steps < _SHORT:
-        return most, [
-            f"This fit is short for a search: with max_cost={most:g} a trial has {steps} optimizer steps of "
-            f"{fit // layout.global_batch_size:,}, which tell little. Train for longer, or raise max_cost and "
-            "trial_budget."
-        ]
-    return most, []
+    if TRIALS_OF_A_SEARCH * share > most * (1 + 1e-9) and settings.trial_budget is not None:
+        rank_zero_warn(
+            f"A search takes up to {TRIALS_OF_A_SEARCH} whole trials, and each is {share:.0%} of this fit: "
+            f"max_cost={most:g} does not pay for them, and your own settings may be all that is tried. Raise max_cost, "
+            "lower trial_budget, or train for longer."
+        )
+    elif settings.trial_budget is None and steps < FEW_STEPS:
+        rank_zero_warn(
+            f"This fit is short for a search: with max_cost={most:g}, a trial has {steps} of its "
+            f"{fit // layout.global_batch_size:,} optimizer steps, which tell little. Train for longer, or raise "
+            "max_cost and trial_budget."
+        )
