@@ -82,6 +82,7 @@ class TuneResult:
         speedup_interval: From what to what that is likely to be: four of five whole fits lie inside. None where there
             is none, or nothing was confirmed.
         as_good: The trials that cannot be told apart from the best.
+        at_edge: The trials ahead of it that a higher learning rate shows to sit at the edge.
         cost: Seconds of training that all trials took, in units of the baseline's.
         share_of_fit: Seconds of training that the search took, over those of the fit with the user's own settings; None
             where the length of the fit is not known.
@@ -116,6 +117,7 @@ class TuneResult:
     confirmation: tuple[TrialSummary, ...] = ()
     speedup_interval: tuple[float, float] | None = None
     as_good: tuple[TrialSummary, ...] = ()
+    at_edge: tuple[TrialSummary, ...] = ()
     share_of_fit: float | None = None
     find: FindResult | None = None
     lr_holder: str = "lr"
@@ -179,6 +181,7 @@ class TuneResult:
             "speedup": self.speedup,
             "speedup_interval": None if self.speedup_interval is None else list(self.speedup_interval),
             "as_good": [trial.number for trial in self.as_good],
+            "at_edge": [trial.number for trial in self.at_edge],
             "n_trials": len(self.trials),
             "trials": [shown(trial) for trial in self.trials],
             "monitor": self.monitor,

@@ -6,6 +6,7 @@ from .words import (
     alike_words as alike_words,
     confirmed_words as confirmed_words,
     device_words as device_words,
+    edge_words as edge_words,
     fits_words as fits_words,
     format_lr as format_lr,
     format_metric as format_metric,

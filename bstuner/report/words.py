@@ -10,6 +10,7 @@ __all__ = [
     "alike_words",
     "confirmed_words",
     "device_words",
+    "edge_words",
     "fits_words",
     "format_lr",
     "format_metric",
@@ -82,6 +83,15 @@ def alike_words(result: TuneResult) -> str:
     if not others or result.best.number == result.baseline.number:
         return ""
     return f"{others} other {'pair is' if others == 1 else 'pairs are'} as good"
+
+
+def edge_words(result: TuneResult) -> str:
+    """How many pairs were ahead and are not taken, since a higher learning rate is worse; empty for none."""
+    count = len(result.at_edge)
+    if not count:
+        return ""
+    pairs = "1 pair that was ahead sits" if count == 1 else f"{count} pairs that were ahead sit"
+    return f"{pairs} at the edge: a higher learning rate is worse, so a long training may not survive there"
 
 
 def format_settings(trial: TrialSummary) -> str:

@@ -258,7 +258,7 @@ def _completed(result: TuneResult, answer: dict[str, Any]) -> TuneResult:
     return replace(
         result,
         stopped=answer["stopped"],
-        share_of_fit=answer["share_of_fit"],
+        share_of_fit=answer.get("share_of_fit"),
         set_values=tuple(answer["set_values"]),
         by_hand=tuple(answer["by_hand"]),
         warmup=None if answer["warmup"] is None else tuple(answer["warmup"]),

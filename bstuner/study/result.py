@@ -6,6 +6,7 @@ from bstuner.core import Rule, TuneResult
 from bstuner.study.claim import claimed_speedup
 from bstuner.study.next_step import Answer
 from bstuner.study.ranking import Ranking
+from bstuner.study.record import Record
 
 __all__ = ["result_of"]
 
@@ -50,8 +51,20 @@ def result_of(
         speedup=speedup if view.objective == "time" else None,
         speedup_interval=None if claim is None else claim[1:],
         as_good=() if best is None else tuple(record.summary for record in ranking.alike(best)),
+        at_edge=tuple(record.summary for record in _at_edge(ranking, best)),
         cost=view.seconds_trained / own.seconds_trained if own.seconds_trained else 0.0,
         stopped="",
         confirmed=None if confirmation is None else confirmation.holds,
         confirmation=() if confirmation is None else confirmation.runs,
     )
+
+
+def _at_edge(ranking: Ranking, best: Record | None) -> list[Record]:
+    """The candidates that would have come before the answer."""
+    ahead = []
+    for candidate in ranking.candidates:
+        if candidate is best:
+            break
+        if ranking.edge(candidate) == "at the edge":
+            ahead.append(candidate)
+    return ahead

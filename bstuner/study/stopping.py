@@ -75,8 +75,8 @@ def _idle_trials(view: StudyView) -> tuple[list[Record], bool]:
 
 def lowered(params: Mapping[str, Any], space: SearchSpace) -> dict[str, Any] | None:
     """The settings to try next as a baseline where these did not train; None where there are none."""
-    lr = params[BASE_LR] / _LOWER_BY
-    return {**params, BASE_LR: lr} if lr >= space.lr_range[0] * (1 - 1e-9) else None
+    lr, lowest = params[BASE_LR] / _LOWER_BY, space.lr_range[0]
+    return {**params, BASE_LR: max(lr, lowest)} if lr >= lowest * (1 - 1e-9) else None
 
 
 def _never_improved(run: TrialRun, mode: Mode) -> bool:

@@ -185,6 +185,8 @@ def _became(trial: TrialSummary, findings: Findings) -> str:
     result, names = findings.result, []
     if trial.verdict == "baseline":
         names.append("yours")
+    elif result is not None and trial in result.at_edge:
+        names.append("at the edge")
     elif trial.role == "edge":
         names.append("neighbour")
     if result is not None and trial.number == result.best.number != result.baseline.number:

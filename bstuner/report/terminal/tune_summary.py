@@ -14,6 +14,7 @@ from bstuner.report import (
     alike_words,
     confirmed_words,
     device_words,
+    edge_words,
     fits_words,
     format_lr,
     format_metric,
@@ -140,6 +141,8 @@ def _best(result: TuneResult) -> Iterator[Row]:
         yield "Confirmed", _confirmed(result)
     if alike := alike_words(result):
         yield "Alike", alike
+    if edge := edge_words(result):
+        yield "Edge", edge
 
 
 def _sooner(result: TuneResult) -> str:
