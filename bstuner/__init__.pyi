@@ -1,4 +1,4 @@
-from .api import find as find, schedule as schedule, tune as tune
+from .api import best as best, find as find, schedule as schedule, tune as tune
 from .callbacks import (
     BatchSizeFinder as BatchSizeFinder,
     BatchSizeScheduler as BatchSizeScheduler,

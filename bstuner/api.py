@@ -10,6 +10,7 @@ from bstuner.core import FindResult, TuneResult
 from bstuner.core.growth import RunPlan
 from bstuner.device import RandomState
 from bstuner.errors import InvalidSetting
+from bstuner.study import best
 from bstuner.training._lightning import lightning_of, mute_loggers, spawns_processes
 from bstuner.training.batching import Placement
 from bstuner.training.freezing import Snapshot
@@ -19,7 +20,7 @@ from bstuner.training.settings import TunedPlacement
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-__all__ = ["find", "schedule", "tune"]
+__all__ = ["best", "find", "schedule", "tune"]
 
 Method = Literal["fit", "validate", "test", "predict"]
 _Found = tuple[FindResult | None, Placement | None]

@@ -49,6 +49,7 @@ RESULT = TuneResult(
     mode="min",
     objective="time",
     target=1.186,
+    bar=1.15,
     budget=98_304,
     rule="sqrt",
     reference_lr=4e-4,

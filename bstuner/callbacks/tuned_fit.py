@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from bstuner.callbacks.warmup import LearningRateWarmup
-from bstuner.core import BatchLayout, TuneResult
+from bstuner.core import BatchLayout, Mark, Regret, TuneResult
 from bstuner.training._lightning import forget_loaders
 from bstuner.training.freezing import FrozenStart
 from bstuner.training.probing import accumulation_warnings
@@ -25,19 +25,26 @@ class TunedFit:
 
     Args:
         in_place: where they belong.
-        answer: what a checkpoint holds of the search: `batch_size`, `accumulate_grad_batches`, `lr` and `warmup`; with
-            `warmup_state`, where the warm-up goes on.
+        answer: what a checkpoint holds of the search: `batch_size`, `accumulate_grad_batches`, `lr`, `warmup`, and what
+            the fit is compared with; with `warmup_state` and `samples`, where the fit goes on.
         trains: whether the run goes on with them, or ends with the search.
+        on_regret: "warn", or "stop" to end a fit that falls behind what the user's own settings had reached, too.
 
     Attributes:
         placement: the answer and where it belongs.
 
     """
 
-    def __init__(self, in_place: SettingsInPlace, answer: dict[str, Any], trains: bool) -> None:
+    def __init__(
+        self, in_place: SettingsInPlace, answer: dict[str, Any], trains: bool, on_regret: Literal["warn", "stop"]
+    ) -> None:
         self._in_place, self._answer, self._trains = in_place, answer, trains
         self._layout = BatchLayout(answer["batch_size"], answer["accumulate_grad_batches"] or 1, in_place.layout.world)
         self._warmup: LearningRateWarmup | None = None
+        self._on_regret = on_regret
+        self._samples = answer.get("samples", 0)
+        own = answer.get("own")
+        self._regret = Regret([Mark(*mark) for mark in own["curve"]], own["mode"]) if own and trains else None
         self.placement = in_place.placement(self._layout, answer["lr"])
 
     def put_in_place(self, trainer: Trainer, start: FrozenStart) -> None:
@@ -78,7 +85,33 @@ class TunedFit:
         """Where the warm-up is, for the checkpoint."""
         # The warm-up has a part of its own too, for whoever takes the tuner out and lists it. But Lightning reads that
         # before a resumed fit has put the warm-up among the callbacks.
-        return {} if self._warmup is None else {"warmup_state": self._warmup.state_dict()}
+        return {
+            "samples": self._samples,
+            **({} if self._warmup is None else {"warmup_state": self._warmup.state_dict()}),
+        }
+
+    def trained(self) -> None:
+        """Count a batch."""
+        self._samples += self._layout.micro * self._layout.world
+
+    def validated(self, trainer: Trainer) -> None:
+        """Compare the fit with what the user's own settings had reached; say so, once, where it falls behind."""
+        if self._regret is None or trainer.sanity_checking:
+            return
+        own = self._answer["own"]
+        metric = trainer.callback_metrics.get(own["monitor"])
+        wrong = None if metric is None else self._regret.hear(self._samples, float(metric))
+        if self._on_regret == "stop" and trainer.strategy.reduce_boolean_decision(wrong is not None, all=False):
+            trainer.should_stop = True
+        if wrong is None:
+            return
+        self._regret = None
+        ends = "The fit ends here." if self._on_regret == "stop" else "on_regret='stop' would end such a fit by itself."
+        rank_zero_warn(
+            f"The fit with batch size {self._layout.global_batch_size} and learning rate {self._answer['lr']:g} falls "
+            f"behind, by {own['monitor']}: {wrong}. Train with your own settings, batch size {own['batch_size']} and "
+            f"learning rate {own['lr']:g}, or with a lower learning rate than the one that was found. {ends}"
+        )
 
     def put_back(self, trainer: Trainer) -> None:
         """Take the warm-up out of the Trainer."""

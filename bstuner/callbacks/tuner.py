@@ -19,6 +19,7 @@ from bstuner.callbacks.search_start import SearchStart
 from bstuner.callbacks.tuned_fit import TunedFit
 from bstuner.callbacks.tuner_search import StudyChoices, TunerSearch, keep_for_reports
 from bstuner.core import (
+    MAX_COST,
     FindResult,
     FindSettings,
     Mode,
@@ -62,10 +63,12 @@ class BatchSizeTuner(OwnCallback):
         >>> trainer = L.Trainer(max_epochs=30, callbacks=[BatchSizeTuner(monitor="val_loss")], logger=False)
 
     When `fit` starts, it finds the largest batch that fits, then runs short trainings (trials) from the same weights
-    on the same data. The first one, with your own settings, sets the bar: its metric at the end of the trial's budget.
-    Every other trial is measured by the seconds of training it needs to get there, and stopped as soon as it is slower
-    than the best. The best pair runs once more beside your own settings, on another seed. Then training goes on exactly
-    as if it had been started by hand with that pair, or with your own settings where its win did not hold.
+    on the same data. The first one, with your own settings, sets the target: its metric at the end of the trial's
+    budget. Better ends raise the bar from there, and trials are ranked by the seconds of training they need to it. The
+    first choice has to prove itself: beside a neighbour at a higher learning rate, which shows whether it sits at the
+    edge, and once more beside your own settings, with another order of the data. Then training goes on exactly as if it
+    had been started by hand with that pair, or with your own settings where nothing held, and is watched: where it
+    falls behind what your own settings had reached, a warning says so.
 
     Args:
         monitor: the metric that validation logs.
@@ -76,9 +79,11 @@ class BatchSizeTuner(OwnCallback):
             (which favours small batches). "both" shows the trade-off between the two, and applies nothing unless `take`
             says which end.
         trial_budget: how long a trial is at most: a whole number of samples, a float share of the fit, or epochs such
-            as "0.5ep". None for a tenth of the fit, which keeps the whole search below the cost of one training.
+            as "0.5ep". None for a sixteenth of the fit.
         patience: stop after this many trials in a row that brought nothing better, or sooner where they cost three
             trials of your own settings, or where nothing that is left promises anything; None to run all of `n_trials`.
+        on_regret: what happens where the fit that follows falls behind what your own settings had reached: "warn", or
+            "stop" to end it there, too.
         take: for objective="both", the end of the trade-off to train with: "metric" or "speed"; None for your own
             settings.
         scaling_rule: how the learning rate follows the batch size: "linear", "sqrt", "none", or "auto" by the
@@ -90,6 +95,8 @@ class BatchSizeTuner(OwnCallback):
             `learning_rate`, or where there is none, the parameter groups themselves.
         batch_arg_name: attribute of the module, the datamodule or their hparams that holds the batch size, where
             loaders come from `*_dataloader()` hooks. Loaders passed to the Trainer are changed themselves.
+        max_cost: the most that the search may cost, as a share of the fit's training time, with the confirmation of its
+            answer; None for no bound. The default gives way to a `trial_budget` of which it would not pay eight.
         max_val: largest batch size per device to try; None for no limit but memory and dataset.
         margin: share of the device's memory to keep free, 0 to 1.
         memory_limit: bytes, or text such as "24GiB"; None for the device's own memory.
@@ -127,6 +134,8 @@ class BatchSizeTuner(OwnCallback):
         warmup: int | Literal["auto"] | None = "auto",
         lr_arg_name: str | None = None,
         batch_arg_name: str = "batch_size",
+        max_cost: float | None = MAX_COST,
+        on_regret: Literal["warn", "stop"] = "warn",
         max_val: int | None = None,
         margin: float = 0.1,
         memory_limit: int | str | None = None,
@@ -159,17 +168,17 @@ class BatchSizeTuner(OwnCallback):
         check(scaling_rule in rules, "scaling_rule", " or ".join(map(repr, rules)), scaling_rule)
         fine = warmup in ("auto", None) or is_whole(warmup)
         check(fine, "warmup", "'auto', a whole number of samples, or None", warmup)
-        check(take in (None, "metric", "speed"), "take", "'metric', 'speed' or None", take)
-        check(take is None or objective == "both", "take", "None without objective='both'", take)
+        check(on_regret in ("warn", "stop"), "on_regret", "'warn' or 'stop'", on_regret)
         check(pruner is None or objective != "both", "pruner", "None with objective='both': nothing is pruned", pruner)
         check(study is None or study_name is None, "study_name", "None beside a study", study_name)
         check(study is None or storage is None, "storage", "None beside a study", storage)
         check_trial_budget(trial_budget)
         self.trial_settings = TrialSettings(
-            monitor, trial_budget, lr_arg_name, scaling_rule, scale_adam, warmup, memory_limit=limit
+            monitor, trial_budget, lr_arg_name, scaling_rule, scale_adam, warmup, max_cost, memory_limit=limit
         )
-        self.tune_settings = TuneSettings(monitor, mode, objective, n_trials, timeout, patience, seed)
-        self.choices = StudyChoices(storage, study_name, study, sampler, pruner, take)
+        self.tune_settings = TuneSettings(monitor, mode, objective, n_trials, timeout, patience, seed, max_cost, take)
+        self.on_regret = on_regret
+        self.choices = StudyChoices(storage, study_name, study, sampler, pruner)
         self.search_only = False
         self.placement: TunedPlacement | None = None
         self._result: TuneResult | None = None
@@ -237,6 +246,7 @@ class BatchSizeTuner(OwnCallback):
             "accumulate_grad_batches": result.answer.accumulate_grad_batches,
             "lr": result.answer.lr,
             "warmup": search.warmup_of_the_fit(result.answer.lr),
+            "own": _to_compare(result),
         }
         self._result = self._put_in_place(trainer, start, trials.in_place).with_settings(result)
         self._publisher = search.publisher
@@ -261,7 +271,7 @@ class BatchSizeTuner(OwnCallback):
         return locate_settings(trainer, placement.batching, self.trial_settings, start)
 
     def _put_in_place(self, trainer: Trainer, start: FrozenStart, in_place: SettingsInPlace) -> TunedFit:
-        self._fit = TunedFit(in_place, self._saved, trains=not self.search_only)
+        self._fit = TunedFit(in_place, self._saved, not self.search_only, self.on_regret)
         self.placement = self._fit.placement
         self._fit.put_in_place(trainer, start)
         return self._fit
@@ -274,6 +284,16 @@ class BatchSizeTuner(OwnCallback):
 
         """
         keep_for_reports(self._publisher, lambda study: write_growth(study, plan_for_study(plan)))
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Count what the fit has trained on."""
+        if self._fit is not None:
+            self._fit.trained()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See whether the fit keeps up with what the user's own settings had reached."""
+        if self._fit is not None:
+            self._fit.validated(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind in the Trainer."""
@@ -295,3 +315,13 @@ class BatchSizeTuner(OwnCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The answer, from the checkpoint."""
         self._resumed = dict(state_dict)
+
+
+def _to_compare(result: TuneResult) -> dict[str, Any] | None:
+    """What the user's own settings had reached in their trial, in plain types; None where they are the answer."""
+    own = result.baseline
+    if result.answer is own:
+        return None
+    curve = [list(mark) for mark in own.curve]
+    compared = {"monitor": result.monitor, "mode": result.mode, "curve": curve}
+    return {**compared, "batch_size": own.global_batch_size, "lr": own.lr}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import shlex
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -26,6 +27,7 @@ from bstuner.errors import StorageUnusable
 from bstuner.report.terminal import TuningDisplay
 from bstuner.study import (
     DEFAULT_FILE,
+    FitLength,
     SearchSpace,
     StudyFacts,
     TuneSettings,
@@ -59,7 +61,6 @@ class StudyChoices:
     study: Study | None = None
     sampler: BaseSampler | None = None
     pruner: BasePruner | None = None
-    take: Literal["metric", "speed"] | None = None
 
 
 WarmupChoice = tuple[int, float]  # the arguments of a `LearningRateWarmup`; plain, as checkpoints want them
@@ -86,7 +87,7 @@ class TunerSearch:
         self._trainer = trainer
         self._trials = trials
         self._found = found
-        self._settings = replace(settings, capacity_bytes=found.usable_bytes)
+        self._settings = replace(settings, capacity_bytes=found.usable_bytes, max_cost=trials.max_cost)
         self._choices = choices
         self.publisher: Publisher | None = None
         self._storage = choices.storage or _default_storage(trainer)
@@ -154,6 +155,7 @@ class TunerSearch:
                     sampler=self._choices.sampler or (own.sampler if own else None),
                     pruner=self._choices.pruner or (own.pruner if own else None),
                     step_seconds=self._step_seconds(),
+                    fit=self._fit_length(),
                     clock=time.monotonic,
                 )
             except KeyboardInterrupt as interrupt:
@@ -165,8 +167,8 @@ class TunerSearch:
     def _complete(self, result: TuneResult, study: Study) -> TuneResult:
         best = result.best
         front = sorted(result.pareto_front, key=lambda trial: trial.samples_per_second or 0.0)
-        if self._settings.objective == "both" and front and self._choices.take:
-            best = front[0] if self._choices.take == "metric" else front[-1]
+        if self._settings.take == "speed" and front:
+            best = front[-1]
         return replace(
             result,
             best=best,
@@ -174,8 +176,22 @@ class TunerSearch:
             lr_holder=self._trials.in_place.learning_rate.holder,
             storage=storage_in_words(self._choices.study or self._storage),
             study_name=study.study_name,
-            warnings=(*result.warnings, *self._trials.warnings),
+            warnings=(*result.warnings, *self._trials.warnings, *self._remarks(result)),
         )
+
+    def _remarks(self, result: TuneResult) -> Iterator[str]:
+        """What the user should know of the search itself."""
+        if not math.isclose(result.baseline.lr, result.reference_lr):
+            yield (
+                f"Your own learning rate, {result.reference_lr:g}, does not train this model: {result.monitor} was not "
+                f"finite, or no better at the end of a trial than at its start. At {result.baseline.lr:g} it trains: "
+                "that is what the others were compared with."
+            )
+        if self._settings.max_cost is not None and self._trials.horizon.fit is None:
+            yield (
+                f"max_cost={self._settings.max_cost:g} does not bound this search: the fit has no known length to take "
+                "a share of. Give the Trainer max_steps or max_epochs, or the search a timeout."
+            )
 
     def _how_to_go_on(self, name: str) -> str:
         where = storage_in_words(self._choices.study or self._storage)
@@ -186,6 +202,12 @@ class TunerSearch:
         """Seconds of an optimizer step, by its samples over all processes, as far as the finder measured them."""
         world = self._trials.layout.world
         return {probe.batch_size * world: probe.seconds for probe in self._found.probes if probe.seconds}
+
+    def _fit_length(self) -> FitLength:
+        """How long the fit is, and what the search for the largest batch has trained on."""
+        # A probe is two steps.
+        probed = sum(2 * probe.batch_size * self._trials.layout.world for probe in self._found.probes)
+        return FitLength(self._trials.horizon.fit, self._trials.horizon.seconds, probed)
 
     def _facts(self) -> StudyFacts:
         lowest, highest = self._space.lr_range

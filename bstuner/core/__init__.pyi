@@ -1,4 +1,6 @@
 from .budget import (
+    MAX_COST as MAX_COST,
+    TRIALS_OF_A_SEARCH as TRIALS_OF_A_SEARCH,
     TrialBudget as TrialBudget,
     budget_in_samples as budget_in_samples,
     check_trial_budget as check_trial_budget,
@@ -20,6 +22,7 @@ from .layout import (
     possible_micro_batches as possible_micro_batches,
 )
 from .memory_size import format_bytes as format_bytes, parse_bytes as parse_bytes
+from .regret import Regret as Regret
 from .scaling import (
     AdamConstants as AdamConstants,
     Rule as Rule,
@@ -41,6 +44,8 @@ from .trial import (
     TrialRun as TrialRun,
     TrialRunner as TrialRunner,
     Watch as Watch,
+    curve_doubling as curve_doubling,
+    metric_at as metric_at,
     samples_to_target as samples_to_target,
 )
 from .tune_result import (

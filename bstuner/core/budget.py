@@ -7,18 +7,24 @@ import re
 
 from bstuner.errors import InvalidSetting
 
-__all__ = ["TrialBudget", "budget_in_samples", "check_trial_budget", "sample_marks"]
+__all__ = ["MAX_COST", "TRIALS_OF_A_SEARCH", "TrialBudget", "budget_in_samples", "check_trial_budget", "sample_marks"]
 
 TrialBudget = int | float | str
 
-# A whole search costs about seven trials of full length, the two that confirm the answer included; so it stays below
-# one training.
-DEFAULT_SHARE = 0.1
+# Half of the fit pays for eight of them.
+DEFAULT_SHARE = 1 / 16
+# The most that a search may cost, as a share of the fit's training time.
+MAX_COST = 0.5
+# So many whole trials a search may take: the user's own settings, a winner, its neighbours on both sides, and both once
+# more; what is left of them is for the trials that are stopped on the way.
+TRIALS_OF_A_SEARCH = 8
 # Shorter than this, a trial of the user's own batch size tells more of its warm-up than of its learning.
 FEWEST_STEPS = 64
 # The most validations of a trial: more would tell little more about when the target was reached.
 MOST_MARKS = 24
 FEWEST_MARKS = 8
+# The first validation comes after this share of a trial: what diverges or is far behind shows by then.
+FIRST_MARK = 1 / 64
 
 _EPOCHS = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*ep\s*")
 
@@ -48,7 +54,12 @@ def check_trial_budget(budget: object) -> None:
 
 
 def budget_in_samples(
-    budget: TrialBudget | None, *, fit_samples: int | None, epoch_samples: int | None, batch_size: int
+    budget: TrialBudget | None,
+    *,
+    fit_samples: int | None,
+    epoch_samples: int | None,
+    batch_size: int,
+    max_cost: float | None = None,
 ) -> int:
     """Tell how many samples a trial of the user's own batch size trains on: whole optimizer steps.
 
@@ -57,19 +68,20 @@ def budget_in_samples(
     >>> budget_in_samples("3ep", fit_samples=10_000, epoch_samples=1_000, batch_size=100)
     3000
     >>> budget_in_samples(None, fit_samples=100_000, epoch_samples=None, batch_size=32)
-    9984
+    6240
 
     Args:
         budget: A whole number of samples, a float share of the fit above 0 and up to 1, or epochs such as "0.5ep". None
-            for a tenth of the fit, but at least 64 steps, as far as the fit has them.
+            for a sixteenth of the fit, but at least 64 steps, as far as eight trials of them can be paid.
         fit_samples: Samples of the whole fit, over all processes; None where it has no end.
         epoch_samples: Samples of an epoch, over all processes; None where unknown.
         batch_size: The user's own: samples per optimizer step, over all processes.
+        max_cost: The most that a search may cost, as a share of the fit; None for no bound.
 
     Raises:
         InvalidSetting: It cannot be read, has no step in it, is longer than the fit, or needs a length that is unknown.
     """
-    samples = _samples(budget, fit_samples, epoch_samples, batch_size)
+    samples = _samples(budget, fit_samples, epoch_samples, batch_size, max_cost)
     steps = math.floor(samples / batch_size + 1e-9)
     if steps < 1:
         raise InvalidSetting(
@@ -84,7 +96,9 @@ def budget_in_samples(
     return steps * batch_size
 
 
-def _samples(budget: TrialBudget | None, fit: int | None, epoch: int | None, batch_size: int) -> float:
+def _samples(
+    budget: TrialBudget | None, fit: int | None, epoch: int | None, batch_size: int, max_cost: float | None
+) -> float:
     check_trial_budget(budget)
     if isinstance(budget, int):
         return budget
@@ -94,7 +108,8 @@ def _samples(budget: TrialBudget | None, fit: int | None, epoch: int | None, bat
         return float(match[1]) * _known(epoch, budget, "epoch")
     whole = _known(fit, budget, "fit")
     if budget is None:
-        return min(whole, max(DEFAULT_SHARE * whole, FEWEST_STEPS * batch_size))
+        affordable = whole if max_cost is None else min(1.0, max_cost / TRIALS_OF_A_SEARCH) * whole
+        return max(DEFAULT_SHARE * whole, min(affordable, FEWEST_STEPS * batch_size), min(whole, batch_size))
     return budget * whole
 
 
@@ -110,11 +125,12 @@ def _known(length: int | None, budget: TrialBudget | None, name: str) -> int:
 def sample_marks(budget: int, batch_size: int, validation_samples: int | None) -> tuple[int, ...]:
     """Tell after how many samples a trial is validated, the last time at the end of its budget.
 
-    Validations are few enough that they see at most as many samples as training does, as far as that leaves eight; the
-    marks are whole steps of the user's own batch size.
+    Marks are evenly spaced in the logarithm of samples, in which learning curves are nearly straight, and are whole
+    steps of the user's own batch size. They are few enough that validations see at most as many samples as training
+    does, as far as that leaves eight.
 
-    >>> sample_marks(budget=320, batch_size=32, validation_samples=40)
-    (32, 64, 128, 160, 192, 256, 288, 320)
+    >>> sample_marks(budget=6400, batch_size=32, validation_samples=800)
+    (96, 192, 320, 608, 1088, 1952, 3520, 6400)
 
     Args:
         budget: Samples of a trial.
@@ -124,4 +140,6 @@ def sample_marks(budget: int, batch_size: int, validation_samples: int | None) -
     steps = budget // batch_size
     affordable = budget // validation_samples if validation_samples else MOST_MARKS
     count = min(steps, MOST_MARKS, max(FEWEST_MARKS, affordable))
-    return tuple(batch_size * round(steps * number / count) for number in range(1, count + 1))
+    first = max(1.0, steps * FIRST_MARK)
+    places = (first * (steps / first) ** (number / max(1, count - 1)) for number in range(count))
+    return tuple(sorted({batch_size * round(place) for place in (*places, steps)}))

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal, NamedTuple, Protocol
 
 from bstuner.core.layout import BatchLayout
 
-__all__ = ["Ending", "Mark", "Mode", "TrialRequest", "TrialRun", "TrialRunner", "Watch", "samples_to_target"]
+__all__ = [
+    "Ending",
+    "Mark",
+    "Mode",
+    "TrialRequest",
+    "TrialRun",
+    "TrialRunner",
+    "Watch",
+    "curve_doubling",
+    "metric_at",
+    "samples_to_target",
+]
+
+# What a doubling of the training brings counts as at least this share of what the second half of the validations has
+# brought: a curve that is flat at its end would make every difference a great one.
+_LEAST_DOUBLING = 0.02
 
 Mode = Literal["min", "max"]
 Ending = Literal["finished", "stopped", "out of memory", "not finite"]
@@ -104,10 +120,12 @@ class TrialRunner(Protocol):
 
 
 def samples_to_target(curve: list[tuple[int, float]], target: float, mode: Mode) -> float | None:
-    """Tell the samples at which a learning curve first reaches a target, in a straight line between its points.
+    """Tell the samples at which a learning curve first reaches a target.
 
-    >>> samples_to_target([(100, 3.0), (200, 2.0), (300, 1.0)], target=1.25, mode="min")
-    275.0
+    Between its points it is taken to be straight in the logarithm of the samples, as learning curves nearly are.
+
+    >>> samples_to_target([(100, 3.0), (400, 1.0)], target=2.0, mode="min")
+    200.0
     >>> samples_to_target([(100, 0.5), (200, 0.75)], target=0.9, mode="max") is None
     True
 
@@ -124,6 +142,42 @@ def samples_to_target(curve: list[tuple[int, float]], target: float, mode: Mode)
             if before is None or metric == before[1]:
                 return float(samples)
             share = (before[1] - target) / (before[1] - metric)
-            return before[0] + share * (samples - before[0])
+            return float(before[0] * (samples / before[0]) ** share)
         before = (samples, metric) if math.isfinite(metric) else None
     return None
+
+
+def metric_at(curve: Sequence[Mark], samples: float) -> float:
+    """Tell the metric of a learning curve after so many samples, straight in their logarithm between its validations.
+
+    >>> metric_at([Mark(100, 3.0, 0.0), Mark(400, 1.0, 0.0)], 200)
+    2.0
+
+    Args:
+        curve: The validations of a trial, in order.
+        samples: So many; before the first validation and after the last, those count.
+    """
+    after = next((index for index, mark in enumerate(curve) if mark.samples >= samples), len(curve) - 1)
+    high, low = curve[after], curve[max(0, after - 1)]
+    if high.samples == low.samples or samples >= high.samples:
+        return high.metric
+    share = math.log(samples / low.samples) / math.log(high.samples / low.samples)
+    return low.metric + max(0.0, share) * (high.metric - low.metric)
+
+
+def curve_doubling(curve: Sequence[Mark], mode: Mode) -> float:
+    """Tell what the last doubling of the samples has brought a curve, in its metric: a unit to compare ends in.
+
+    It means the same for a loss, an accuracy or a perplexity, of which nobody knows where they begin and end.
+
+    >>> curve_doubling([Mark(100, 3.0, 0.0), Mark(400, 1.0, 0.0)], "min")
+    1.0
+
+    Args:
+        curve: The validations of a trial, in order.
+        mode: "min" where less of the metric is better, "max" where more is.
+    """
+    last = metric_at(curve, curve[-1].samples / 2) - curve[-1].metric
+    # Not from the first validation on: where the start was hot, it says how hot.
+    progress = median(mark.metric for mark in curve) - curve[-1].metric
+    return max(last if mode == "min" else -last, _LEAST_DOUBLING * abs(progress))

@@ -13,7 +13,7 @@ from bstuner.core.trial import Mark, Mode, TrialRequest
 __all__ = ["Objective", "Role", "SilentObserver", "TrialSummary", "TuneResult", "TuningObserver", "Verdict"]
 
 Objective = Literal["time", "metric", "both"]
-Role = Literal["baseline", "first", "search", "confirm baseline", "confirm"]
+Role = Literal["baseline", "first", "search", "edge", "confirm baseline", "confirm"]
 Verdict = Literal["baseline", "best", "reached", "slower", "behind", "not reached", "out of memory", "not finite"]
 
 
@@ -28,8 +28,9 @@ class TrialSummary:
         accumulate_grad_batches: Batches per optimizer step.
         global_batch_size: Samples per optimizer step, over all processes.
         lr: The learning rate that was used.
-        verdict: What became of it. "best": the fastest so far when it ended. "slower": reached the target, or was
-            stopped, later than the best. "behind": stopped because it was clearly behind the best at equal time.
+        verdict: What became of it. "best": ahead of all others when it ended. "reached": it reached the target, and
+            was not. "slower": stopped when it had not reached the bar in the time of the best. "behind": stopped
+            because it was clearly behind.
         metric: Its last metric; None if there was none.
         samples: Samples to the target where it was reached, else all it trained on.
         seconds: Seconds of training to the target; None where it was not reached.
@@ -69,17 +70,24 @@ class TuneResult:
         mode: "min" where less of it is better, "max" where more is.
         objective: "time", "metric" or "both".
         target: The metric to reach: the baseline's at the end of its budget.
+        bar: The metric that trials were ranked by: the target, raised towards the best end of a trial.
         budget: Samples of a whole trial.
         rule: How the learning rate follows the batch size.
         reference_lr: The learning rate that the user's own code asks for.
         lr_holder: Where that lives, in words.
         study_name: The study's name.
         storage: Where the study is kept, without password.
-        speedup: How many times sooner the best reaches the target; 1.0 where the baseline is the best. None for
-            another objective than time.
+        speedup: How many times sooner the best may be expected to reach, in a whole fit, what the user's own settings
+            reach there; 1.0 where those are the best. None for another objective than time.
+        speedup_interval: From what to what that is likely to be: four of five whole fits lie inside. None where there
+            is none, or nothing was confirmed.
+        as_good: The trials that cannot be told apart from the best.
+        at_edge: The trials ahead of it that a higher learning rate shows to sit at the edge.
         cost: Seconds of training that all trials took, in units of the baseline's.
+        share_of_fit: Seconds of training that the search took, over those of the fit with the user's own settings; None
+            where the length of the fit is not known.
         stopped: Why the search ended, in words.
-        confirmed: Whether the best was faster than the baseline on another seed too; None where it was not tried.
+        confirmed: Whether the best was ahead of the baseline on other data orders too; None where it was not tried.
         confirmation: Those two runs.
         find: What the search for the largest batch found.
         set_values: What else was set beside batch size and learning rate, in words.
@@ -96,6 +104,7 @@ class TuneResult:
     mode: Mode
     objective: Objective
     target: float
+    bar: float
     budget: int
     rule: Rule
     reference_lr: float
@@ -106,6 +115,10 @@ class TuneResult:
     stopped: str
     confirmed: bool | None = None
     confirmation: tuple[TrialSummary, ...] = ()
+    speedup_interval: tuple[float, float] | None = None
+    as_good: tuple[TrialSummary, ...] = ()
+    at_edge: tuple[TrialSummary, ...] = ()
+    share_of_fit: float | None = None
     find: FindResult | None = None
     lr_holder: str = "lr"
     set_values: tuple[str, ...] = field(default=())
@@ -166,17 +179,22 @@ class TuneResult:
             "baseline": shown(self.baseline),
             "best": shown(self.best),
             "speedup": self.speedup,
+            "speedup_interval": None if self.speedup_interval is None else list(self.speedup_interval),
+            "as_good": [trial.number for trial in self.as_good],
+            "at_edge": [trial.number for trial in self.at_edge],
             "n_trials": len(self.trials),
             "trials": [shown(trial) for trial in self.trials],
             "monitor": self.monitor,
             "mode": self.mode,
             "objective": self.objective,
             "target": self.target,
+            "bar": self.bar,
             "trial_budget_samples": self.budget,
             "scaling_rule": self.rule,
             "reference_lr": self.reference_lr,
             "lr_holder": self.lr_holder,
             "cost_in_baselines": self.cost,
+            "share_of_fit": self.share_of_fit,
             "stopped": self.stopped,
             "confirmed": self.confirmed,
             "confirmation": [shown(trial) for trial in self.confirmation],

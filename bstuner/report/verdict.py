@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from bstuner.core import TrialSummary, TuneResult
-from bstuner.report.words import format_lr, format_metric, format_ratio, format_seconds, format_settings, quality
+from bstuner.report.words import (
+    alike_words,
+    format_lr,
+    format_metric,
+    format_seconds,
+    format_settings,
+    format_sooner,
+    quality,
+)
 from bstuner.study import Findings
 
 __all__ = ["state_words", "verdict_words"]
@@ -58,9 +66,10 @@ def _sentence(result: TuneResult) -> str:
     settings = f"batch {result.best.global_batch_size:,} with learning rate {format_lr(result.best.lr)}"
     won = _sooner(result) if result.objective == "time" else _better(result)
     if result.confirmed is False:
-        return f"Keep your own settings: {settings} {won}, but not on another seed, so the win may be chance."
-    seeds = "on another seed too" if result.confirmed else "not tried on another seed"
-    return f"{settings[0].upper()}{settings[1:]} {won}, {seeds}."
+        return f"Keep your own settings: {settings} {won}, but not with another order of the data."
+    again = "confirmed with another order of the data" if result.confirmed else "not confirmed"
+    alike = alike_words(result)
+    return f"{settings[0].upper()}{settings[1:]} {won}, {again}{f'; {alike}' if alike else ''}."
 
 
 def _yours(result: TuneResult) -> str:
@@ -68,17 +77,18 @@ def _yours(result: TuneResult) -> str:
     others = len(result.trials) - 1
     if not others:
         return f"Your own settings have set the bar, {bar}; no others have been tried."
-    better = "reached that sooner" if result.objective == "time" else "did better within the same samples"
+    better = "was ahead and held" if result.objective == "time" else "did better within the same samples"
     return f"Your own settings were the best found ({bar}): none of {others} others {better}."
 
 
 def _sooner(result: TuneResult) -> str:
     mine, yours = result.best.seconds, result.baseline.seconds
     target = format_metric(result.target)
-    if mine is None or yours is None or result.speedup is None:
-        return f"reaches your {result.monitor} of {target} soonest"
+    sooner = f"reaches what your own settings end with {format_sooner(result)}"
+    if mine is None or yours is None:
+        return sooner
     times = f"{target} after {format_seconds(mine)} of training instead of {format_seconds(yours)}"
-    return f"reaches your {result.monitor} {format_ratio(result.speedup)} sooner: {times}"
+    return f"{sooner} (in a trial, {result.monitor} {times})"
 
 
 def _better(result: TuneResult) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 from bstuner.core import FindResult, TrialSummary, TuneResult, format_bytes
 
 __all__ = [
+    "alike_words",
     "confirmed_words",
     "device_words",
+    "edge_words",
     "fits_words",
     "format_lr",
     "format_metric",
@@ -16,6 +18,7 @@ __all__ = [
     "format_saved",
     "format_seconds",
     "format_settings",
+    "format_sooner",
     "growth_words",
     "knee_words",
     "quality",
@@ -64,6 +67,33 @@ def format_ratio(ratio: float) -> str:
     return f"{ratio:.1f}x" if ratio >= 1.1 else f"{ratio:.2f}x"
 
 
+def format_sooner(result: TuneResult) -> str:
+    """How many times sooner the best is, from what to what where that is known; empty for another objective."""
+    if result.speedup is None:
+        return ""
+    if result.speedup_interval is None:
+        return f"{format_ratio(result.speedup)} sooner"
+    low, high = result.speedup_interval
+    return f"{format_ratio(low)} to {format_ratio(high)} sooner"
+
+
+def alike_words(result: TuneResult) -> str:
+    """How many other pairs cannot be told apart from the best; empty for none."""
+    others = len(result.as_good)
+    if not others or result.best.number == result.baseline.number:
+        return ""
+    return f"{others} other {'pair is' if others == 1 else 'pairs are'} as good"
+
+
+def edge_words(result: TuneResult) -> str:
+    """How many pairs were ahead and are not taken, since a higher learning rate is worse; empty for none."""
+    count = len(result.at_edge)
+    if not count:
+        return ""
+    pairs = "1 pair that was ahead sits" if count == 1 else f"{count} pairs that were ahead sit"
+    return f"{pairs} at the edge: a higher learning rate is worse, so a long training may not survive there"
+
+
 def format_settings(trial: TrialSummary) -> str:
     """Batch size, how it is laid out where it is not simply one batch, and learning rate."""
     parts = [f"{trial.batch_size:,}"]
@@ -83,26 +113,25 @@ def quality(trial: TrialSummary, mode: str) -> float:
 
 
 def confirmed_words(result: TuneResult) -> str:
-    """How the best and your own settings did on another seed; empty where that was not tried."""
-    if result.confirmed is None or len(result.confirmation) != 2:
+    """How the best and your own settings did with another order of the data; empty where that was not tried."""
+    if result.confirmed is None or not result.confirmation:
         return ""
+    again = f"with another order of the data{' too' if result.confirmed else ''}"
+    if len(result.confirmation) != 2:
+        return f"{again}: {result.confirmation[0].verdict}"
     yours, mine = result.confirmation
-    how = _race(result, mine, yours) if result.objective == "time" else _contest(result, mine, yours)
-    return f"on another seed {'too: ' if result.confirmed else ''}{how}"
+    how = [_race(mine, yours)] if result.objective == "time" else []
+    ends = [format_metric(trial.curve[-1].metric) for trial in (mine, yours) if trial.curve]
+    if len(ends) == 2:
+        how.append(f"{result.monitor} {ends[0]} against {ends[1]} at the end")
+    return f"{again}: {', '.join(how)}"
 
 
-def _race(result: TuneResult, mine: TrialSummary, yours: TrialSummary) -> str:
-    if mine.seconds is None:
+def _race(mine: TrialSummary, yours: TrialSummary) -> str:
+    if mine.seconds is None or yours.seconds is None:
         ended = f" ({mine.verdict})" if mine.verdict in ("out of memory", "not finite") else ""
-        return f"it did not reach the target{ended}"
-    if yours.seconds is None:
-        return f"{format_seconds(mine.seconds)}, by when your own settings had not reached the target"
-    return f"{format_seconds(mine.seconds)} against {format_seconds(yours.seconds)} with your own settings"
-
-
-def _contest(result: TuneResult, mine: TrialSummary, yours: TrialSummary) -> str:
-    one, other = (format_metric(quality(trial, result.mode)) for trial in (mine, yours))
-    return f"{result.monitor} {one} against {other} with your own settings"
+        return f"{'it' if mine.seconds is None else 'your own'} did not reach the target{ended}"
+    return f"{format_seconds(mine.seconds)} against {format_seconds(yours.seconds)}"
 
 
 def device_words(result: FindResult) -> str:

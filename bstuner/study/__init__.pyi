@@ -6,12 +6,14 @@ from ._optuna import (
 )
 from .findings import (
     Findings as Findings,
+    best as best,
     write_answer as write_answer,
     write_environment as write_environment,
     write_find as write_find,
     write_growth as write_growth,
     write_search as write_search,
 )
+from .purse import FitLength as FitLength
 from .search import tune as tune
 from .settings import TuneSettings as TuneSettings
 from .space import SearchSpace as SearchSpace

@@ -1,44 +1,21 @@
-"""The winner once more beside the baseline, on another seed."""
+"""The winner once more beside the baseline, with another order of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import NamedTuple
+from dataclasses import asdict, replace
 
-from optuna import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
-from bstuner.core import Mark, Mode, Role, TrialRequest, TrialRun, TrialSummary, Verdict, Watch
+from bstuner.core import Mode, Role, TrialRequest, TrialRun, TrialSummary, Verdict, Watch, samples_to_target
 from bstuner.study.objective import best_metric, to_target
-from bstuner.study.record import Record, StudyView, role_of, summarize, trained_seconds
-from bstuner.study.system_attrs import read_system_attrs, write_system_attr
+from bstuner.study.ranking import MARGIN, Ranking
+from bstuner.study.record import Confirmation, Record, role_of, summarize, trained_seconds
+from bstuner.study.system_attrs import write_system_attr
 
-__all__ = ["Confirmation", "claim", "confirm", "confirm_quality", "confirms", "find_confirmation", "keep"]
+__all__ = ["confirm", "confirms", "keep", "seconds_ratio"]
 
 Run = Callable[[Role, TrialRequest, Watch], TrialRun]
-
-
-class Confirmation(NamedTuple):
-    """How the winner did on another seed.
-
-    Args:
-        holds: Whether it was better than the baseline again.
-        runs: The two runs, the baseline's first.
-        seconds_trained: Seconds of training that they took.
-        value: The winner's, as Optuna is told; None where it has none.
-    """
-
-    holds: bool
-    runs: tuple[TrialSummary, ...]
-    seconds_trained: float
-    value: float | None
-
-
-def claim(study: Study, view: StudyView, winner: Record) -> None:
-    """Put the confirmation of a winner in the study's queue, from where only one process can take it."""
-    if not any(confirms(trial) == winner.summary.number for trial in view.in_state(TrialState.WAITING)):
-        study.enqueue_trial(winner.params, user_attrs={"role": "confirm", "confirms": winner.summary.number})
 
 
 def confirms(trial: FrozenTrial | Trial) -> int | None:
@@ -53,96 +30,93 @@ def keep(trial: Trial, confirmation: Confirmation) -> None:
     trial.set_user_attr("seconds_trained", confirmation.seconds_trained)
 
 
-def find_confirmation(view: StudyView, winner: Record) -> Confirmation | None:
-    """The confirmation of this winner that the study holds; None where there is none."""
-    for trial in view.in_state(TrialState.COMPLETE, TrialState.PRUNED):
-        if confirms(trial) == winner.summary.number:
-            stored, told = trial.user_attrs, read_system_attrs(trial)["confirmation"]
-            runs = tuple(TrialSummary(**{**run, "curve": tuple(Mark(*mark) for mark in run["curve"])}) for run in told)
-            return Confirmation(bool(stored["confirmed"]), runs, stored["seconds_trained"], trial.value)
-    return None
+def confirm(run: Run, ranking: Ranking, winner: Record, seed: int) -> Confirmation:
+    """Train winner and baseline for a whole budget each, with another order of the data.
 
-
-def confirm(run: Run, baseline: Record, winner: Record, seed: int, target: float, mode: Mode) -> Confirmation:
-    """Race the winner against the baseline to the target, on another seed.
-
-    The winner goes first, for as long as the baseline took. The baseline then runs only until it has lost: for as long
-    as the winner took. Where the winner missed the target, the seed may be a harder one, so the baseline trains for its
-    whole budget and what it reaches is the target of both.
+    It holds if, with both orders, the winner reaches sooner what the baseline ends with, and its end is better by the
+    margin on the average of both. Where only the metric counts, the end alone decides. The winner goes first, and alone
+    where it runs out of memory or diverges. A baseline that has run once more already is not run again.
 
     Args:
         run: Runs a trial of a role, watched.
-        baseline: The trial of the user's own settings.
-        winner: The best trial.
+        ranking: The trials of the study, in their order.
+        winner: The trial whose settings may be the answer.
         seed: The seed of both.
-        target: The metric to reach.
-        mode: "min" where less of it is better, "max" where more is.
     """
-    assert baseline.summary.seconds is not None
-    limit = baseline.summary.seconds
-    ours = run("confirm", _again(winner, seed), _until(target, mode, limit))
-    seconds = _seconds(ours, target, mode)
-    if seconds is not None:
-        theirs = run("confirm baseline", _again(baseline, seed), _until(target, mode, seconds))
-    else:
-        theirs = run("confirm baseline", _again(baseline, seed), lambda mark: True)
-        if _whole(theirs):
-            target = theirs.marks[-1].metric
-    holds = _sooner(ours, theirs, target, mode)
-    return _told(ours, theirs, holds, target, mode, _seconds(ours, target, mode))
-
-
-def confirm_quality(run: Run, baseline: Record, winner: Record, seed: int, mode: Mode) -> Confirmation:
-    """Train winner and baseline for their whole budgets on another seed, and compare their best metrics.
-
-    Args:
-        run: Runs a trial of a role, watched.
-        baseline: The trial of the user's own settings.
-        winner: The best trial.
-        seed: The seed of both.
-        mode: "min" where less of the metric is better, "max" where more is.
-    """
+    view, own, mode = ranking.view, ranking.own, ranking.view.mode
     ours = run("confirm", _again(winner, seed), lambda mark: True)
-    theirs = run("confirm baseline", _again(baseline, seed), lambda mark: True)
-    sign = 1 if mode == "min" else -1
-    holds = _whole(ours) and (not _whole(theirs) or sign * best_metric(ours, mode) < sign * best_metric(theirs, mode))
-    target = theirs.marks[-1].metric if theirs.marks else float("-inf" if mode == "min" else "inf")
-    value = best_metric(ours, mode) if _whole(ours) else None
-    return _told(ours, theirs, holds, target, mode, value)
+    spent = trained_seconds(ours)
+    mine = _summary(ours, "confirm", winner.summary.number, view.target, mode)
+    theirs = next((c.runs[0] for c in view.confirmations.values() if c.runs[0].role == "confirm baseline"), None)
+    if theirs is None and mine.verdict not in ("out of memory", "not finite"):
+        again = run("confirm baseline", _again(own, seed), lambda mark: True)
+        spent += trained_seconds(again)
+        target = again.marks[-1].metric if again.marks else view.target
+        theirs = _summary(again, "confirm baseline", own.summary.number, target, mode)
+    if theirs is None:
+        return Confirmation(False, (mine,), spent, None)
+    holds = _holds(ranking, winner, mine, theirs)
+    if holds:
+        mine = replace(mine, verdict="best")
+    return Confirmation(holds, (theirs, mine), spent, _value(ranking, winner, ours, mine, theirs) if holds else None)
 
 
-def _whole(run: TrialRun) -> bool:
-    return run.ending == "finished" and bool(run.marks)
+def _samples_to_own_end(summary: TrialSummary, own: TrialSummary, mode: Mode) -> tuple[float | None, float]:
+    """Samples of a trial to what the user's own settings ended with, None for never; and those of the settings."""
+    curve, reference = ([(mark.samples, mark.metric) for mark in run.curve] for run in (summary, own))
+    end = own.curve[-1].metric
+    return samples_to_target(curve, end, mode), samples_to_target(reference, end, mode) or float(own.curve[-1].samples)
+
+
+def _holds(ranking: Ranking, winner: Record, mine: TrialSummary, theirs: TrialSummary) -> bool:
+    if mine.verdict in ("out of memory", "not finite") or not mine.curve:
+        return False
+    if theirs.verdict in ("out of memory", "not finite") or not theirs.curve:
+        return True
+    first, second = ranking.bar.ahead(winner, ranking.own), ranking.bar.doublings(_end(theirs) - _end(mine))
+    if (first + second) / 2 < MARGIN:
+        return False
+    return ranking.objective != "time" or all(
+        (ratio := seconds_ratio(a, b, mine, theirs, ranking.view.mode)) is not None and ratio < 1
+        for a, b in ((winner.summary, ranking.own.summary), (mine, theirs))
+    )
+
+
+def seconds_ratio(
+    summary: TrialSummary, own: TrialSummary, mine: TrialSummary, theirs: TrialSummary, mode: Mode
+) -> float | None:
+    """A trial's seconds to the own end over the own trial's, with the paces of two that ran side by side."""
+    samples, reference = _samples_to_own_end(summary, own, mode)
+    if samples is None or not mine.samples_per_second or not theirs.samples_per_second:
+        return None
+    return (samples / mine.samples_per_second) / (reference / theirs.samples_per_second)
+
+
+def _value(ranking: Ranking, winner: Record, ours: TrialRun, mine: TrialSummary, theirs: TrialSummary) -> float | None:
+    """What Optuna is told: the worse of the two."""
+    mode, own = ranking.view.mode, ranking.own
+    if ranking.view.objective == "metric":
+        worse = max if mode == "min" else min
+        return worse(best_metric(ours, mode), winner.value[0])
+    if ranking.view.objective == "both":
+        return None
+    pairs = ((winner.summary, own.summary), (mine, theirs))
+    ratios = [seconds_ratio(a, b, mine, theirs, mode) or 0.0 for a, b in pairs]
+    return max(ratios) * own.value[0]
 
 
 def _again(record: Record, seed: int) -> TrialRequest:
     return TrialRequest(record.summary.global_batch_size, record.summary.lr, seed)
 
 
-def _until(target: float, mode: Mode, seconds: float) -> Watch:
-    """Go on until the target is reached or the time is over."""
-    sign = 1 if mode == "min" else -1
-    return lambda mark: sign * mark.metric > sign * target and mark.seconds < seconds
+def _end(summary: TrialSummary) -> float:
+    return summary.curve[-1].metric
 
 
-def _seconds(run: TrialRun, target: float, mode: Mode) -> float | None:
-    return None if run.ending in ("out of memory", "not finite") else run.seconds_to_target(target, mode)
-
-
-def _sooner(ours: TrialRun, theirs: TrialRun, target: float, mode: Mode) -> bool:
-    mine, other = _seconds(ours, target, mode), _seconds(theirs, target, mode)
-    return mine is not None and (other is None or mine < other)
-
-
-def _told(
-    ours: TrialRun, theirs: TrialRun, holds: bool, target: float, mode: Mode, value: float | None
-) -> Confirmation:
-    def summary(run: TrialRun, role: Role, verdict: Verdict) -> TrialSummary:
-        if run.ending in ("out of memory", "not finite"):
-            return summarize(None, role, run, run.ending)
-        samples, seconds = to_target(run, target, mode)
-        return summarize(None, role, run, verdict, seconds=seconds, samples=samples)
-
-    missed: Verdict = "not reached" if _seconds(ours, target, mode) is None else "slower"
-    runs = summary(theirs, "confirm baseline", "baseline"), summary(ours, "confirm", "best" if holds else missed)
-    return Confirmation(holds, runs, trained_seconds(ours) + trained_seconds(theirs), value)
+def _summary(run: TrialRun, role: Role, number: int | None, target: float, mode: Mode) -> TrialSummary:
+    if run.ending in ("out of memory", "not finite"):
+        return summarize(None, role, run, run.ending)
+    samples, seconds = to_target(run, target, mode)
+    missed: Verdict = "not reached" if seconds is None else "slower"
+    verdict: Verdict = "baseline" if role == "confirm baseline" else missed
+    return summarize(None, role, run, verdict, seconds=seconds, samples=samples)

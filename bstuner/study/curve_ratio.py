@@ -14,7 +14,7 @@ def curve_ratio(curve: Sequence[Mark], other: Sequence[Mark], mode: Mode) -> flo
 
     >>> slow, fast = [Mark(100, 3.0, 1.0), Mark(200, 2.5, 2.0)], [Mark(100, 3.0, 1.0), Mark(200, 2.0, 2.0)]
     >>> curve_ratio(slow, fast, "min")
-    1.3333333333333333
+    1.414213562373095
 
     The answer has no unit of the metric in it, so it means the same for a loss, an accuracy or a perplexity. None where
     the other curve never came so far, or one of them is empty.

@@ -12,7 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bstuner.core import FindResult, TrialSummary, TuneResult
 from bstuner.errors import StudyMismatch
+from bstuner.study.next_step import answer_so_far
 from bstuner.study.process_id import ProcessMark
+from bstuner.study.ranking import Ranking
 from bstuner.study.record import StudyView
 from bstuner.study.result import result_of
 from bstuner.study.storage import storage_in_words
@@ -24,12 +26,16 @@ __all__ = [
     "Findings",
     "RunningTrial",
     "State",
+    "best",
     "write_answer",
     "write_environment",
     "write_find",
     "write_growth",
     "write_search",
 ]
+
+# The attribute of a study that says which trial is its answer.
+_ANSWER = "answer"
 
 State = Literal["searching", "interrupted", "failed", "ended", "unknown"]
 
@@ -58,6 +64,7 @@ def write_answer(study: Study, result: TuneResult) -> None:
         "of_trials": len(result.trials),
         "best": result.best.number,
         "stopped": result.stopped,
+        "share_of_fit": result.share_of_fit,
         "set_values": list(result.set_values),
         "by_hand": list(result.by_hand),
         "warmup": result.warmup,
@@ -65,11 +72,36 @@ def write_answer(study: Study, result: TuneResult) -> None:
         "seconds": result.seconds,
     }
     write_system_attr(study, "answer", content)
+    study.set_user_attr(_ANSWER, result.answer.number)
 
 
 def write_growth(study: Study, plan: dict[str, Any]) -> None:
     """Keep the growth plan of the fit that follows the search, in plain types."""
     write_system_attr(study, "growth", plan)
+
+
+def best(study: Study) -> FrozenTrial:
+    """Tell which trial of a study is the answer of its search: the winner, or that of the user's own settings.
+
+    >>> import optuna
+    >>> best(optuna.create_study(study_name="mine"))
+    Traceback (most recent call last):
+    bstuner.errors.StudyMismatch: Expected a study whose search has ended, found 'mine', which says no answer. Let its \
+search end, or read `bstuner report` for what was found by now.
+
+    Args:
+        study: A study of `BatchSizeTuner`, in any storage, by whichever of its workers.
+
+    Raises:
+        StudyMismatch: Its search has not ended, or it is none of bstuner's.
+    """
+    number = study.user_attrs.get(_ANSWER)
+    if number is None:
+        raise StudyMismatch(
+            f"Expected a study whose search has ended, found {study.study_name!r}, which says no answer. Let its "
+            "search end, or read `bstuner report` for what was found by now."
+        )
+    return study.get_trials()[int(number)]
 
 
 @dataclass(frozen=True)
@@ -177,7 +209,11 @@ class Findings:
         times = [time for trial in view.trials for time in (trial.datetime_start, trial.datetime_complete) if time]
         result = None
         if view.baseline is not None:
-            result = result_of(view, facts.monitor, facts.trial_budget, facts.scaling_rule, facts.reference_lr)
+            ranking = Ranking(view, "time" if facts.objective == "time" else "metric")
+            come_to = answer_so_far(ranking, None if answer is None else answer["best"])
+            result = result_of(
+                ranking, come_to, facts.monitor, facts.trial_budget, facts.scaling_rule, facts.reference_lr
+            )
             result = replace(
                 result,
                 study_name=study.study_name,
@@ -219,11 +255,10 @@ def _facts(name: str, attributes: dict[str, Any]) -> StudyFacts:
 
 def _completed(result: TuneResult, answer: dict[str, Any]) -> TuneResult:
     """With what only the worker that wrote the answer knew."""
-    best = next((trial for trial in result.trials if trial.number == answer["best"]), result.best)
     return replace(
         result,
-        best=best,
         stopped=answer["stopped"],
+        share_of_fit=answer.get("share_of_fit"),
         set_values=tuple(answer["set_values"]),
         by_hand=tuple(answer["by_hand"]),
         warmup=None if answer["warmup"] is None else tuple(answer["warmup"]),

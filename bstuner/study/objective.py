@@ -1,20 +1,35 @@
-"""What a trial is judged by: the seconds it needs to the user's own quality, its quality at equal samples, or both."""
+"""What a trial is judged by: the seconds it needs to the user's own quality and beyond, its quality, or both."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from bstuner.core import Mark, Mode, Objective, TrialRun, Verdict, samples_to_target
+from bstuner.core import Mark, Mode, Objective, TrialRun, Verdict, metric_at, samples_to_target
+from bstuner.study.bar import Bar, is_whole
 from bstuner.study.curve_ratio import curve_ratio
-from bstuner.study.record import Record
+from bstuner.study.record import Record, StudyView
 
-__all__ = ["BaselineJudge", "Judge", "Judgement", "QualityJudge", "TimeJudge", "best_metric", "directions", "to_target"]
+__all__ = [
+    "BaselineJudge",
+    "EdgeJudge",
+    "Judge",
+    "Judgement",
+    "QualityJudge",
+    "TimeJudge",
+    "best_metric",
+    "directions",
+    "to_target",
+]
 
 # Clearly behind: from this share of the best time on, a curve that took longer than the best one to the same metric. At
 # the start it would have to take twice as long, at the end any longer. Curves cross, most of all early, so what is
 # early has to be far behind. The same in samples beside the baseline, whose samples are all that a trial has.
 _JUDGED_FROM = 0.25
+# Until here a trial may still be one that cannot be told apart from the best.
+_TIE = 1.5
+# A neighbour at the edge is stopped where it is so many doublings behind, from this share of the budget on.
+_EDGE_LOST, _EDGE_JUDGED_FROM = 2.0, 0.25
 
 
 def _clearly(behind: float, share: float) -> bool:
@@ -86,63 +101,109 @@ class BaselineJudge:
 
 @dataclass
 class TimeJudge:
-    """Stops a trial once it has reached the target, or cannot be expected to do so sooner than the best.
+    """Stops a trial once it cannot be expected to reach the bar about as soon as the best.
+
+    Who reaches it goes on to its end, which may raise the bar.
 
     Args:
-        target: The metric to reach.
-        mode: "min" where less of it is better, "max" where more is.
-        best: The fastest trial so far.
-        baseline: The trial that set the target.
+        view: The study as the trial begins, with its baseline.
+        allowance: Seconds of training that the trial may take.
     """
 
-    target: float
-    mode: Mode
-    best: Record
-    baseline: Record
+    view: StudyView
+    allowance: float
     _marks: list[Mark] = field(default_factory=list)
-    _behind: str = ""
+    _reason: str = ""
+    _behind: bool = False
+
+    def __post_init__(self) -> None:
+        """Look up once what every validation is compared with."""
+        bar = Bar.of(self.view)
+        whole = [record for record in self.view.records if is_whole(record, bar.own)]
+        best = min(whole, key=bar.seconds)
+        self._level, self._own, self._best, self._best_seconds = bar.level, bar.own, best, bar.seconds(best)
+        self._best_samples = bar.reach(best).samples
 
     def watch(self, mark: Mark) -> bool:
-        """Go on while the target is neither reached nor out of reach."""
+        """Go on while the bar is within reach."""
         self._marks.append(mark)
-        sign = 1 if self.mode == "min" else -1
-        if sign * mark.metric <= sign * self.target:
-            return False
-        share = mark.seconds / self._best_seconds
-        if share >= 1:
-            return False
-        in_time, in_samples = (
-            self._pace_in_time(mark),
-            curve_ratio(self._marks, self.baseline.summary.curve, self.mode) or 0.0,
-        )
-        if _clearly(in_time, share):
-            self._behind = f"took {in_time:.1f} times as long as the best trial to the same metric"
-        elif _clearly(in_samples, mark.samples / self.baseline.summary.curve[-1].samples):
-            self._behind = f"took {in_samples:.1f} times as many samples as the baseline to the same metric"
-        return not self._behind
+        mode, share = self.view.mode, mark.seconds / self._best_seconds
+        sign = 1 if mode == "min" else -1
+        if mark.seconds > self.allowance:
+            self._reason = f"stopped after {mark.seconds:.3g} s, all that the search could still spend on it"
+        elif any(sign * seen.metric <= sign * self._level for seen in self._marks):
+            return True
+        elif share >= _TIE:
+            self._reason = f"it was not where the best trial was after {self._best_seconds:.3g} s"
+        elif _clearly(in_time := self._pace_in_time(mark), share):
+            self._behind = True
+            self._reason = f"took {in_time:.1f} times as long as the best trial to the same metric"
+        else:
+            curve = self._own.summary.curve
+            in_samples = curve_ratio(self._marks, curve, mode) or 0.0
+            if _clearly(in_samples, mark.samples / curve[-1].samples):
+                self._behind = True
+                self._reason = f"took {in_samples:.1f} times as many samples as the baseline to the same metric"
+        return not self._reason
 
     def judge(self, run: TrialRun) -> Judgement:
-        """Compare its time to the target with the best."""
-        samples, seconds = to_target(run, self.target, self.mode)
-        if seconds is not None:
-            return Judgement("best" if seconds < self._best_seconds else "slower", (seconds,), seconds, samples)
-        if self._behind:
-            return Judgement("behind", reason=self._behind)
+        """Tell its time to the target. What it is told for is fixed: it does not depend on where the bar is."""
+        assert self.view.baseline is not None
+        samples, seconds = to_target(run, self.view.target, self.view.mode)
+        # A win that is not confirmed may not hold. The user's own settings would then have to follow, so they count on
+        # top: until a win is confirmed, these are the best of the study.
+        own = self.view.baseline.value[0]
+        values = () if seconds is None else (seconds + own,)
         if run.ending == "finished":
-            return Judgement("not reached", reason="the target was not reached within the budget")
-        return Judgement("slower", reason=f"the target was not reached in the best time, {self._best_seconds:.3g} s")
+            missed = "" if seconds is not None else "the target was not reached within the budget"
+            return Judgement("not reached" if missed else "reached", values, seconds, samples, missed)
+        return Judgement("behind" if self._behind else "slower", values, seconds, samples, self._reason)
 
     def _pace_in_time(self, mark: Mark) -> float:
         """How many times as long as the best trial this one took to where it is."""
-        samples = curve_ratio(self._marks, self.best.summary.curve, self.mode) or 0.0
+        samples = curve_ratio(self._marks, self._best.summary.curve, self.view.mode) or 0.0
         if not mark.seconds:
             return 0.0  # not known yet
-        return samples * (mark.seconds / mark.samples) / (self._best_seconds / self.best.summary.samples)
+        return samples * (mark.seconds / mark.samples) / (self._best_seconds / self._best_samples)
 
-    @property
-    def _best_seconds(self) -> float:
-        assert self.best.summary.seconds is not None
-        return self.best.summary.seconds
+
+@dataclass
+class EdgeJudge:
+    """Runs the neighbour of a candidate to its end, unless one above it is hopelessly behind before.
+
+    Args:
+        view: The study as the trial begins, with its baseline.
+        candidate: The trial that it is the neighbour of.
+        above: Whether it is the neighbour at a higher learning rate. One at a lower rate is slow at first, and may end
+            best.
+        allowance: Seconds of training that the trial may take.
+    """
+
+    view: StudyView
+    candidate: Record
+    above: bool
+    allowance: float
+    _reason: str = ""
+
+    def watch(self, mark: Mark) -> bool:
+        """Go on while it is not hopelessly behind."""
+        bar, curve = Bar.of(self.view), self.candidate.summary.curve
+        behind = bar.doublings(mark.metric - metric_at(curve, mark.samples))
+        if mark.seconds > self.allowance:
+            self._reason = f"stopped after {mark.seconds:.3g} s, all that the search could still spend on it"
+        elif self.above and mark.samples >= _EDGE_JUDGED_FROM * curve[-1].samples and behind > _EDGE_LOST:
+            self._reason = f"far behind trial {self.candidate.summary.number}, whose neighbour it is"
+        return not self._reason
+
+    def judge(self, run: TrialRun) -> Judgement:
+        """As any other trial."""
+        judge: Judge = (
+            TimeJudge(self.view, self.allowance)
+            if self.view.objective == "time"
+            else QualityJudge(self.view, self.allowance)
+        )
+        judgement = judge.judge(run)
+        return judgement if run.ending == "finished" else judgement._replace(verdict="behind", reason=self._reason)
 
 
 @dataclass
@@ -150,32 +211,25 @@ class QualityJudge:
     """Every trial trains for its whole budget, and its best metric counts, beside its time where both do.
 
     Args:
-        objective: "metric" or "both".
-        target: The baseline's last metric.
-        mode: "min" where less of it is better, "max" where more is.
-        best: The best trial so far.
+        view: The study as the trial begins, with its baseline.
+        allowance: Seconds of training that the trial may take.
     """
 
-    objective: Objective
-    target: float
-    mode: Mode
-    best: Record
+    view: StudyView
+    allowance: float
 
     def watch(self, mark: Mark) -> bool:
-        """Never stop it: only whole budgets compare. A pruner may."""
-        return True
+        """Only whole budgets compare, so what it may cost alone stops it. A pruner may, too."""
+        return mark.seconds <= self.allowance
 
     def judge(self, run: TrialRun) -> Judgement:
-        """Compare its quality with the best."""
-        samples, seconds = to_target(run, self.target, self.mode)
+        """Tell its quality."""
+        samples, seconds = to_target(run, self.view.target, self.view.mode)
         if run.ending != "finished":
-            return Judgement("behind", (), seconds, samples)
-        values = _quality(run, self.objective, self.mode)
-        sign = 1 if self.mode == "min" else -1
-        verdict: Verdict = "not reached" if seconds is None else "reached"
-        if self.objective == "metric" and sign * values[0] < sign * self.best.value[0]:
-            verdict = "best"
-        return Judgement(verdict, values, seconds, samples)
+            spent = f"stopped after {run.marks[-1].seconds:.3g} s, all that the search could still spend on it"
+            return Judgement("behind", (), seconds, samples, spent)
+        values = _quality(run, self.view.objective, self.view.mode)
+        return Judgement("not reached" if seconds is None else "reached", values, seconds, samples)
 
 
 def to_target(run: TrialRun, target: float, mode: Mode) -> tuple[float | None, float | None]:

@@ -25,7 +25,8 @@ _GUESSES = 400
 _EXPONENT: dict[Rule, float] = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}
 # Of the Gaussian process: how far formulas are off, in log time, and over which distance they are off together.
 _OFF_BY, _OFF_OVER_K, _OFF_OVER_LR = 0.35, 1.5, 1.0
-_LOSS_CAP = 4.0
+# Log of how many times the samples a learning rate can cost that still trains: far below the best one, and above it.
+_COLD_CAP, _HOT_CAP = 4.0, 2.0
 # A trial run again gives the same curve: this near to one, settings are not new.
 _NEW_K, _NEW_LR = 0.5, 0.35
 
@@ -58,6 +59,7 @@ class PaceModel:
         log_seconds: Log of the seconds that a sample takes at each of them, up to a constant.
         rule: How learning rates follow the batch size.
         guesses: One row per guess; its columns are named where they are drawn.
+        own_log_lr: Log of the baseline's learning rate over the user's own: below 0 where it had to be lowered.
     """
 
     ks: Array
@@ -65,10 +67,16 @@ class PaceModel:
     log_seconds: Array
     rule: Rule
     guesses: Array
+    own_log_lr: float = 0.0
 
     @classmethod
     def prior(
-        cls, ks: Sequence[int], batch_sizes: Sequence[int], seconds_per_sample: Sequence[float], rule: Rule
+        cls,
+        ks: Sequence[int],
+        batch_sizes: Sequence[int],
+        seconds_per_sample: Sequence[float],
+        rule: Rule,
+        own_log_lr: float = 0.0,
     ) -> PaceModel:
         """What is known before any trial.
 
@@ -77,11 +85,12 @@ class PaceModel:
             batch_sizes: As for the class.
             seconds_per_sample: Seconds that a sample takes at each of them, up to a common factor.
             rule: As for the class.
+            own_log_lr: As for the class.
         """
         rng = np.random.default_rng(0)  # of the method, not of the study: the same guesses for everybody
         low, high = np.log(min(batch_sizes)), np.log(max(batch_sizes))
         guesses = np.column_stack([
-            _best_lrs(rng),  # log of the best learning rate over the user's own
+            own_log_lr + _best_lrs(rng),  # log of the best learning rate over the user's own
             rng.uniform(0.7, 1.05, _GUESSES),  # time gained per log learning rate below the best
             np.exp(rng.uniform(np.log(0.2), np.log(3.0), _GUESSES)),  # time lost per log learning rate above it
             rng.uniform(low - 1.0, high + 1.0, _GUESSES),  # log of the critical batch size
@@ -89,12 +98,17 @@ class PaceModel:
             rng.uniform(0.5, 1.5, _GUESSES),  # how strictly it stops rising at the critical batch size
         ])  # fmt: skip
         return cls(
-            np.array(ks, float), np.array(batch_sizes, float), np.log(np.array(seconds_per_sample)), rule, guesses
+            np.array(ks, float),
+            np.array(batch_sizes, float),
+            np.log(np.array(seconds_per_sample)),
+            rule,
+            guesses,
+            own_log_lr,
         )
 
     def log_samples(self, k: Array, log_lr: Array) -> Array:
         """Log samples to the target over the baseline's: a row per guess, a column per settings."""
-        return self._absolute(k, log_lr) - self._absolute(np.zeros(1), np.zeros(1))
+        return self._absolute(k, log_lr) - self._absolute(np.zeros(1), np.array([self.own_log_lr]))
 
     def expected_gain(self, seen: Sequence[Observation], best: float, most: float, k: Array, log_lr: Array) -> Array:
         """How much log time each settings may be expected to save on the best so far.
@@ -142,7 +156,7 @@ class PaceModel:
         crowding = np.log1p(np.exp(log_batch - log_critical))
         off = log_lr - (best_lr + steeper * k * np.log(2) - _EXPONENT[self.rule] * strictness * crowding)
         lost = np.logaddexp(np.log(loss) - gain * off, np.log(gain) + loss * off) - np.log(gain + loss)
-        return np.asarray(crowding + np.minimum(lost, _LOSS_CAP))
+        return np.asarray(crowding + np.minimum(lost, np.where(off > 0, _HOT_CAP, _COLD_CAP)))
 
 
 def _best_lrs(rng: np.random.Generator) -> Array:

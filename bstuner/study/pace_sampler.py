@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from bstuner.core import Mode, StepTime
-from bstuner.study.curve_ratio import curve_ratio
+from bstuner.core import Mode
+from bstuner.study.bar import Bar
+from bstuner.study.pace import expected_paces
 from bstuner.study.pace_model import Observation, PaceModel
 from bstuner.study.record import Record, StudyView, role_of
 from bstuner.study.space import BASE_LR, LOG2_BATCH_RATIO, SearchSpace
@@ -32,15 +33,22 @@ class PaceSampler(BaseSampler):
         mode: "min" where less of the monitored metric is better, "max" where more is.
         step_seconds: Seconds of an optimizer step at some global batch sizes, where they were measured before.
         seed: Of the small random shifts between studies.
+        affords: Tells whether a trial of a global batch size may be started.
     """
 
     def __init__(
-        self, space: SearchSpace, mode: Mode, step_seconds: Mapping[int, float] | None = None, seed: int | None = None
+        self,
+        space: SearchSpace,
+        mode: Mode,
+        step_seconds: Mapping[int, float] | None = None,
+        seed: int | None = None,
+        affords: Callable[[StudyView, int], bool] = lambda view, batch_size: True,
     ) -> None:
         self._space = space
         self._mode: Mode = mode
         self._step_seconds = dict(step_seconds or {})
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+        self._affords = affords
         self._promises: dict[int, float] = {}
         self._fallback = RandomSampler(seed=seed)
 
@@ -56,16 +64,18 @@ class PaceSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Choose the settings of the next trial."""
-        view = StudyView.read(study, "time", self._mode)
-        if view.baseline is None or view.best is None:
+        view = StudyView.read(study, "time", self._mode).without(trial.number)
+        if view.baseline is None:
             return self._space.baseline
         k, log_lr = self._candidates(view, trial)
         if not len(k):
             return {}
-        bar = view.baseline.summary
-        best = math.log(_seconds(view.best) / _seconds(view.baseline))
-        most = math.log(bar.curve[-1].samples / bar.samples)
-        gain = self._model(view).expected_gain(self._observations(view, trial), best, most, k, log_lr)
+        bar = Bar.of(view)
+        own, fastest = bar.reach(bar.own).samples, min(view.records, key=bar.seconds)
+        best = math.log(bar.seconds(fastest) / bar.seconds(bar.own))
+        most = math.log(bar.own.summary.curve[-1].samples / own)
+        seen = self._observations(view, bar, fastest, trial)
+        gain = self._model(view, bar).expected_gain(seen, best, most, k, log_lr)
         chosen = int(np.argmax(gain))
         self._promises[trial.number] = float(gain[chosen])
         lowest, highest = self._space.lr_range
@@ -85,7 +95,8 @@ class PaceSampler(BaseSampler):
         rng = np.random.default_rng([self._seed, count])
         low, high = (math.log(lr / self._space.reference_lr) for lr in self._space.lr_range)
         lrs = np.arange(low + rng.uniform(0, _LR_STEP), high, _LR_STEP)
-        ks = np.arange(self._space.low, self._space.high + 1)
+        sizes = {k: self._space.batch_size(k) for k in range(self._space.low, self._space.high + 1)}
+        ks = np.array([k for k, size in sizes.items() if self._affords(view, size)])
         k, log_lr = (grid.ravel() for grid in np.meshgrid(ks, lrs, indexing="ij"))
         for record in view.records:
             at_k, at_lr = self._place(record.params)
@@ -101,63 +112,25 @@ class PaceSampler(BaseSampler):
     def _place(self, params: Mapping[str, Any]) -> tuple[int, float]:
         return params[LOG2_BATCH_RATIO], math.log(params[BASE_LR] / self._space.reference_lr)
 
-    def _observations(self, view: StudyView, trial: FrozenTrial) -> list[Observation]:
-        """What each trial says about the samples to the target."""
-        assert view.baseline is not None
-        assert view.best is not None
+    def _observations(self, view: StudyView, bar: Bar, fastest: Record, trial: FrozenTrial) -> list[Observation]:
+        """What each trial says about the samples to the bar."""
+        own = bar.reach(bar.own).samples
         seen = []
         for record in view.records:
             if record.summary.verdict != "out of memory":
-                k, log_lr = self._place(record.params)
-                log_samples, error, at_least = _told(record, view.best, view.baseline, self._mode)
-                seen.append(Observation(k, log_lr, log_samples, error, at_least))
-        best = math.log(view.best.summary.samples / view.baseline.summary.samples)
+                samples, error, at_least = bar.reach(record)
+                seen.append(Observation(*self._place(record.params), math.log(samples / own), error, at_least))
+        best = math.log(bar.reach(fastest).samples / own)
         for other in view.in_state(TrialState.RUNNING):
             if other.number != trial.number and len(other.params) == 2 and role_of(other) != "confirm":
                 seen.append(Observation(*self._place(other.params), best, 0.3))  # so that workers spread out
         return seen
 
-    def _model(self, view: StudyView) -> PaceModel:
-        measured = {
-            record.summary.global_batch_size: record.summary.global_batch_size / record.summary.samples_per_second
-            for record in view.records
-            if record.summary.samples_per_second
-        }
-        timed = {**self._step_seconds, **measured}
+    def _model(self, view: StudyView, bar: Bar) -> PaceModel:
         sizes = self._space.batch_sizes
-        if len(timed) > 1:
-            fit = StepTime.fit(list(timed), list(timed.values()))
-            seconds = [timed.get(size, fit.seconds(size)) / size for size in sizes]
-        else:
-            seconds = [1 + _UNKNOWN_OVERHEAD * self._space.reference_batch_size / size for size in sizes]
+        paces = expected_paces(view, self._step_seconds, sizes)
+        if paces is None:
+            paces = {size: 1 + _UNKNOWN_OVERHEAD * self._space.reference_batch_size / size for size in sizes}
         ks = range(self._space.low, self._space.high + 1)
-        return PaceModel.prior(ks, sizes, seconds, self._space.rule)
-
-
-def _seconds(record: Record) -> float:
-    assert record.summary.seconds is not None
-    return record.summary.seconds
-
-
-def _told(record: Record, best: Record, baseline: Record, mode: Mode) -> tuple[float, float, bool]:
-    """Log samples to the target over the baseline's, its standard error, and whether they are at least so many.
-
-    Where a trial was stopped, its pace beside the best trial is taken to go on.
-    """
-    summary, bar = record.summary, baseline.summary.samples
-    if summary.seconds is not None:
-        return math.log(summary.samples / bar), 0.08, False
-    budget = baseline.summary.curve[-1].samples
-    if summary.verdict == "not finite" or not summary.curve:
-        return math.log(2 * budget / bar), 0.5, True
-    whole = summary.verdict == "not reached"
-    other = (baseline if whole else best).summary
-    ratio = curve_ratio(summary.curve, other.curve, mode)
-    trained = summary.curve[-1].samples
-    if ratio is None:
-        return math.log(trained / bar), 0.2, True
-    estimate = max(ratio * other.samples, budget * 1.05 if whole else trained)
-    sign = 1 if mode == "min" else -1
-    early = all(sign * mark.metric >= sign * other.curve[0].metric for mark in summary.curve)
-    share = min(1.0, trained / other.samples)
-    return math.log(estimate / bar), 0.1 + 0.4 * (1 - share), early
+        _, own_lr = self._place(bar.own.params)
+        return PaceModel.prior(ks, sizes, [paces[size] for size in sizes], self._space.rule, own_lr)

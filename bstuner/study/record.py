@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from optuna import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -14,6 +15,7 @@ from bstuner.core import Mark, Mode, Objective, Role, TrialRequest, TrialRun, Tr
 from bstuner.study.system_attrs import read_system_attrs, write_system_attr
 
 __all__ = [
+    "Confirmation",
     "Record",
     "StudyView",
     "role_of",
@@ -173,6 +175,29 @@ class Record:
         return cls(summary, value, dict(trial.params), attrs["seconds_trained"], attrs.get("expected_gain"))
 
 
+class Confirmation(NamedTuple):
+    """How a winner did beside the baseline, with another order of the data.
+
+    Args:
+        holds: Whether it was ahead again.
+        runs: The two runs, the baseline's first.
+        seconds_trained: Seconds of training that they took.
+        value: The winner's, as Optuna is told; None where it has none.
+    """
+
+    holds: bool
+    runs: tuple[TrialSummary, ...]
+    seconds_trained: float
+    value: float | None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Confirmation:
+        """Read it from the trial that claimed it."""
+        stored, told = trial.user_attrs, read_system_attrs(trial)["confirmation"]
+        runs = tuple(TrialSummary(**{**run, "curve": tuple(Mark(*mark) for mark in run["curve"])}) for run in told)
+        return cls(bool(stored["confirmed"]), runs, stored["seconds_trained"], trial.value)
+
+
 class StudyView:
     """A study as it is now, read once.
 
@@ -207,23 +232,54 @@ class StudyView:
 
     @cached_property
     def baseline(self) -> Record | None:
-        """The trial of the user's own settings, once it has set the bar."""
-        return next((record for record in self.records if record.summary.role == "baseline"), None)
+        """The trial that has set the target: the user's own settings, if need be at a rate at which they train."""
+        return next((record for record in self.records if record.summary.verdict == "baseline"), None)
 
     @cached_property
-    def best(self) -> Record | None:
-        """The best trial so far; the first of several that are as good. The baseline where two things count."""
-        if self.objective == "both":
-            return self.baseline
-        sign = -1 if self.objective == "metric" and self.mode == "max" else 1
-        return min((record for record in self.records if record.value), key=lambda r: sign * r.value[0], default=None)
+    def confirmations(self) -> dict[int, Confirmation]:
+        """How each winner that was tried once more did, by its number."""
+        ended = self.in_state(TrialState.COMPLETE, TrialState.PRUNED)
+        return {
+            trial.user_attrs["confirms"]: Confirmation.of(trial)
+            for trial in ended
+            if role_of(trial) == "confirm" and "confirmed" in trial.user_attrs
+        }
+
+    @cached_property
+    def paces(self) -> dict[int, float]:
+        """Seconds of training per sample, by global batch size: the best reading, as what disturbs one slows it."""
+        again = (run for confirmation in self.confirmations.values() for run in confirmation.runs)
+        paces: dict[int, float] = {}
+        for run in (*(record.summary for record in self.records), *again):
+            if run.samples_per_second:
+                size = run.global_batch_size
+                paces[size] = min(1 / run.samples_per_second, paces.get(size, math.inf))
+        return paces
 
     @property
-    def winner(self) -> Record | None:
-        """The best trial, where it is another than the baseline and there is one best."""
-        if self.best is None or self.baseline is None or self.best.summary.number == self.baseline.summary.number:
-            return None
-        return self.best
+    def seconds_trained(self) -> float:
+        """Seconds of training that all trials took, confirmations included, at the paces of their batch sizes.
+
+        Not by the clock of each: what the first of them has warmed up the fit would have had to warm up itself.
+        """
+
+        def warm(summary: TrialSummary, seconds: float) -> float:
+            pace = self.paces.get(summary.global_batch_size)
+            return seconds * summary.samples_per_second * pace if summary.samples_per_second and pace else seconds
+
+        once = sum(warm(record.summary, record.seconds_trained) for record in self.records)
+        again = (run for confirmation in self.confirmations.values() for run in confirmation.runs)
+        return once + sum(warm(run, run.curve[-1].seconds) for run in again if run.curve)
+
+    def without(self, number: int) -> StudyView:
+        """The study as the trial of this number finds it, which has begun but says nothing yet."""
+        return StudyView([trial for trial in self.trials if trial.number != number], self.objective, self.mode)
+
+    def with_record(self, record: Record) -> StudyView:
+        """The study as it will be with one more trial, which has ended but is not told yet."""
+        view = StudyView(self.trials, self.objective, self.mode)
+        view.__dict__.update(records=[*self.records, record], confirmations=self.confirmations)
+        return view
 
     @property
     def target(self) -> float:

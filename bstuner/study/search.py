@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from optuna import Study
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from bstuner.core import (
@@ -24,15 +24,18 @@ from bstuner.core import (
     Watch,
 )
 from bstuner.errors import BaselineFailed, InvalidSetting
-from bstuner.study.confirm import claim, confirm, confirm_quality, confirms, find_confirmation, keep
-from bstuner.study.objective import BaselineJudge, Judge, Judgement, QualityJudge, TimeJudge
+from bstuner.study.confirm import confirm, confirms, keep
+from bstuner.study.next_step import Answer, ToRun, next_step
+from bstuner.study.objective import BaselineJudge, EdgeJudge, Judge, Judgement, QualityJudge, TimeJudge
 from bstuner.study.pace_sampler import PaceSampler
-from bstuner.study.record import StudyView, role_of, write_request
+from bstuner.study.purse import FitLength, Purse
+from bstuner.study.ranking import Ranking
+from bstuner.study.record import Record, StudyView, role_of, summarize, trained_seconds, write_request
 from bstuner.study.reporter import Reporter
 from bstuner.study.result import result_of
 from bstuner.study.settings import TuneSettings
-from bstuner.study.space import SearchSpace
-from bstuner.study.stopping import check_baseline, stop_reason
+from bstuner.study.space import BASE_LR, LOG2_BATCH_RATIO, SearchSpace
+from bstuner.study.stopping import baseline_trouble, lowered, refuse_baseline, stop_reason
 from bstuner.study.tell import give_up, tell, tell_pruned
 from bstuner.study.workers import LoneWorker, StudyWorker
 
@@ -52,6 +55,7 @@ def tune(
     sampler: BaseSampler | None = None,
     pruner: BasePruner | None = None,
     step_seconds: Mapping[int, float] | None = None,
+    fit: FitLength | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> TuneResult:
     """Search a study for the batch size and learning rate that serve best, or go on with a search that was begun.
@@ -69,6 +73,7 @@ def tune(
         sampler: Any Optuna sampler; None for the one that knows how training time follows batch size and learning rate.
         pruner: Any Optuna pruner, on the samples of the runner's marks; None for none but the objective's own cut-offs.
         step_seconds: Seconds of an optimizer step at some global batch sizes, where they were measured before.
+        fit: How long the fit is that the search is for: `max_cost` is a share of it. None where it has no end.
         clock: Seconds, for `timeout` and the duration told in the result.
 
     Returns:
@@ -83,18 +88,20 @@ def tune(
             "pruner: expected none with objective='both', where only whole trials compare, found "
             f"{type(pruner).__name__}; leave it out, or choose objective='time' or 'metric'."
         )
-    study.sampler = sampler or _default_sampler(space, settings, step_seconds, len(study.get_trials(deepcopy=False)))
+    search = _Search(
+        runner,
+        space,
+        settings,
+        study,
+        worker or LoneWorker(),
+        observer or SilentObserver(),
+        step_seconds or {},
+        fit or FitLength(),
+        clock,
+    )
+    study.sampler = sampler or search.default_sampler()
     study.pruner = pruner or NopPruner()
-    return _Search(runner, space, settings, study, worker or LoneWorker(), observer or SilentObserver(), clock).run()
-
-
-def _default_sampler(
-    space: SearchSpace, settings: TuneSettings, step_seconds: Mapping[int, float] | None, begun: int
-) -> BaseSampler:
-    if settings.objective == "time":
-        return PaceSampler(space, settings.mode, step_seconds, settings.seed)
-    # A search that goes on must not draw again what it drew at first.
-    return TPESampler(seed=None if settings.seed is None else settings.seed + begun)
+    return search.run()
 
 
 class _Search:
@@ -108,6 +115,8 @@ class _Search:
         study: Study,
         worker: StudyWorker,
         observer: TuningObserver,
+        step_seconds: Mapping[int, float],
+        fit: FitLength,
         clock: Callable[[], float],
     ) -> None:
         self.runner = runner
@@ -116,8 +125,21 @@ class _Search:
         self.study = study
         self.worker = worker
         self.observer = observer
+        self.step_seconds = step_seconds
+        self.fit = fit
         self.clock = clock
         self.started = clock()
+
+    def default_sampler(self) -> BaseSampler:
+        """bstuner's own for time; else Optuna's, which must not draw again what it drew before it was stopped."""
+        if self.settings.objective == "time":
+            return PaceSampler(self.space, self.settings.mode, self.step_seconds, self.settings.seed, self._affords)
+        begun = len(self.study.get_trials(deepcopy=False))
+        return TPESampler(seed=None if self.settings.seed is None else self.settings.seed + begun)
+
+    def _affords(self, view: StudyView, batch_size: int) -> bool:
+        candidate = next((r.summary.global_batch_size for r in self._ranking(view).candidates), None)
+        return self._purse(view).affords(batch_size, candidate)
 
     def run(self) -> TuneResult:
         """Take part until the search has ended, for everybody."""
@@ -125,24 +147,51 @@ class _Search:
             self.worker.reap()
             view = self._view()
             others = [trial.number for trial in view.in_state(TrialState.RUNNING) if self.worker.alive(trial)]
-            reason = None
             if view.baseline is None:
                 if any(role_of(trial) == "baseline" for trial in view.trials if trial.number in others):
                     self._wait("the baseline, which another worker runs")
                     continue
                 if not any(role_of(trial) == "baseline" for trial in view.in_state(TrialState.WAITING)):
-                    self.study.enqueue_trial(self.space.baseline, user_attrs={"role": "baseline"})
-            else:
-                reason = stop_reason(view, self.settings, len(others), self.clock() - self.started)
+                    self.study.enqueue_trial(self._next_baseline(view), user_attrs={"role": "baseline"})
+                self._next_trial()
+                continue
+            ranking, purse = self._ranking(view), self._purse(view)
+            reason = stop_reason(ranking, self.settings, purse, len(others), self.clock() - self.started)
             if reason and others:
                 self._wait(f"trial {others[0]}, which another worker runs")
                 continue
-            if reason and not self._to_confirm(view):
-                return self._result(view, reason)
+            if reason:
+                step = next_step(ranking, self.settings, self.space, purse)
+                if isinstance(step, Answer):
+                    return self._result(ranking, purse, step, reason)
+                self._claim(view, step)
             self._next_trial()
 
-    def _view(self) -> StudyView:
-        return StudyView.read(self.study, self.settings.objective, self.settings.mode)
+    def _view(self, without: int | None = None) -> StudyView:
+        """The study as it is now, without the trial that is about to run."""
+        view = StudyView.read(self.study, self.settings.objective, self.settings.mode)
+        return view if without is None else view.without(without)
+
+    def _ranking(self, view: StudyView) -> Ranking:
+        return Ranking(view, "time" if self.settings.objective == "time" else "metric")
+
+    def _purse(self, view: StudyView) -> Purse:
+        return Purse(view, self.space, self.runner.budget, self.settings.max_cost, self.fit, self.step_seconds)
+
+    def _next_baseline(self, view: StudyView) -> dict[str, Any]:
+        """The user's own settings, or where those did not train, the next lower learning rate."""
+        failed = [record.params for record in view.records if record.summary.role == "baseline"]
+        if not failed:
+            return self.space.baseline
+        lowest = min(failed, key=lambda params: float(params[BASE_LR]))
+        return lowered(lowest, self.space) or lowest
+
+    def _claim(self, view: StudyView, step: ToRun) -> None:
+        """Put what has to run in the study's queue, from where only one process can take it."""
+        about = "confirms" if step.role == "confirm" else "edge_of"
+        waiting = (trial.user_attrs for trial in view.in_state(TrialState.WAITING))
+        if not any(attrs.get("role") == step.role and attrs.get(about) == step.of for attrs in waiting):
+            self.study.enqueue_trial(step.params, user_attrs={"role": step.role, about: step.of})
 
     def _wait(self, reason: str) -> None:
         self.observer.waiting(reason)
@@ -154,7 +203,7 @@ class _Search:
         if not self.worker.own(trial):
             return
         role = role_of(trial)
-        view = self._view()
+        view = self._view(without=trial.number)
         try:
             if role == "confirm":
                 self._run_confirmation(trial, view)
@@ -182,39 +231,60 @@ class _Search:
         return stored.state.is_finished() and stored.user_attrs.get("outcome") == "lost"
 
     def _run_baseline(self, trial: Trial, view: StudyView) -> None:
-        """Run the user's own settings, unless another worker was first."""
-        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        """Run the user's own settings, unless another worker was first, or where those do not train, lower ones."""
         for other in view.trials[: trial.number]:
-            taken = other.state in ended or (other.state == TrialState.RUNNING and self.worker.alive(other))
-            if role_of(other) == "baseline" and taken:
+            ended = other.state.is_finished() and other.params == trial.params and "verdict" in other.user_attrs
+            runs = other.state == TrialState.RUNNING and self.worker.alive(other)
+            if role_of(other) == "baseline" and (ended or runs or other.user_attrs.get("verdict") == "baseline"):
                 give_up(self.study, trial, f"trial {other.number} is the baseline already")
                 return
         judge = BaselineJudge(self.settings.objective, self.settings.mode)
         run = self._watched(trial, judge, self._reporter(trial, prunes=False))
-        check_baseline(run, self.settings, self.runner.budget)
+        trouble = baseline_trouble(run, self.settings)
+        if trouble is not None and lowered(trial.params, self.space) is not None:
+            self._conclude(trial, run, Judgement(trouble, reason="these settings do not train"))
+            return
+        refuse_baseline(run, self.settings, self.runner.budget, self.space.reference_lr)
         self._conclude(trial, run, judge.judge(run))
 
     def _run_trial(self, trial: Trial, view: StudyView) -> None:
-        """Run settings that may be better."""
-        assert view.baseline is not None
-        assert view.best is not None
-        objective, mode = self.settings.objective, self.settings.mode
-        judge: Judge = (
-            TimeJudge(view.target, mode, view.best, view.baseline)
-            if objective == "time"
-            else QualityJudge(objective, view.target, mode, view.best)
-        )
-        reporter = self._reporter(trial)
+        """Run settings that may be better, or the neighbour of some that are."""
+        ranking, purse = self._ranking(view), self._purse(view)
+        size = self.space.batch_size(trial.params[LOG2_BATCH_RATIO])
+        first = next(iter(ranking.candidates), None)
+        of = trial.user_attrs.get("edge_of")
+        beside = next((record for record in view.records if record.summary.number == of), None)
+        judge: Judge
+        if beside is not None:
+            judge = EdgeJudge(
+                view, beside, trial.params[BASE_LR] > beside.params[BASE_LR], purse.left - purse.for_confirmation(size)
+            )
+        else:
+            allowance = purse.for_trial(size, None if first is None else first.summary.global_batch_size)
+            judge = (TimeJudge if self.settings.objective == "time" else QualityJudge)(view, allowance)
+        reporter = self._reporter(trial, prunes=beside is None)
         run = self._watched(trial, judge, reporter)
         if run.ending in ("out of memory", "not finite"):
             judgement = Judgement(run.ending)
         elif not run.marks:
             judgement = Judgement("not reached", reason=run.reason or "it ended before its first validation")
+        elif run.ending == "finished" and run.samples + size <= self.runner.budget:
+            ended = f"it ended by itself after {run.samples:,} of {self.runner.budget:,} samples"
+            judgement = judge.judge(run)._replace(verdict="not reached", values=(), reason=ended)
         elif reporter.pruned:
             judgement = judge.judge(run)._replace(verdict="behind", values=(), reason="stopped by the pruner")
         else:
             judgement = judge.judge(run)
+            if self._leads(trial, run, view, judgement):
+                judgement = judgement._replace(verdict="best")
         self._conclude(trial, run, judgement)
+
+    def _leads(self, trial: Trial, run: TrialRun, view: StudyView, judgement: Judgement) -> bool:
+        """Whether a trial is ahead of all others of the study, and of the user's own settings by the margin."""
+        summary = summarize(trial.number, role_of(trial), run, judgement.verdict, reason=judgement.reason)
+        ranking = self._ranking(view.with_record(Record(summary, (), trial.params, trained_seconds(run))))
+        first = next(iter(ranking.candidates), None)
+        return first is not None and first.summary.number == trial.number
 
     def _reporter(self, trial: Trial, *, prunes: bool = True) -> Reporter:
         return Reporter(trial, self.runner.marks, self.settings.objective, self.settings.mode, prunes=prunes)
@@ -237,24 +307,15 @@ class _Search:
         """Keep the answer, tell Optuna, then show it."""
         self.observer.trial_ended(tell(self.study, trial, run, judgement, self.settings))
 
-    def _to_confirm(self, view: StudyView) -> bool:
-        """Whether a winner waits for its confirmation, which is then in the queue."""
-        winner = view.winner
-        if winner is None or not self.settings.confirm or find_confirmation(view, winner) is not None:
-            return False
-        claim(self.study, view, winner)
-        return True
-
     def _run_confirmation(self, trial: Trial, view: StudyView) -> None:
-        """Run winner and baseline on another seed, unless that is no longer wanted or somebody else does."""
-        winner = view.winner
+        """Run winner and baseline once more, unless that is no longer wanted or somebody else does."""
+        winner = next((record for record in view.records if record.summary.number == confirms(trial)), None)
         others = [t for t in view.in_state(TrialState.RUNNING) if t.number < trial.number and self.worker.alive(t)]
         if (
             view.baseline is None
             or winner is None
-            or confirms(trial) != winner.summary.number
-            or find_confirmation(view, winner) is not None
-            or any(confirms(other) == winner.summary.number for other in others)
+            or confirms(trial) in view.confirmations
+            or any(confirms(other) == confirms(trial) for other in others)
         ):
             give_up(self.study, trial, "this confirmation is not wanted any more")
             return
@@ -269,25 +330,24 @@ class _Search:
 
             return self.runner.run(request, shown)
 
-        seed, mode = self.settings.confirmation_seed, self.settings.mode
-        if self.settings.objective == "time":
-            confirmation = confirm(run, view.baseline, winner, seed, view.target, mode)
-        else:
-            confirmation = confirm_quality(run, view.baseline, winner, seed, mode)
+        confirmation = confirm(run, self._ranking(view), winner, self.settings.confirmation_seed)
         keep(trial, confirmation)
         if confirmation.value is None:
             tell_pruned(self.study, trial, self.settings.objective)
-        else:  # the worse of the two seeds: it is no trial of its own, so it must not become the study's best
-            worse = max if self.study.direction == StudyDirection.MINIMIZE else min
-            self.study.tell(trial, worse(confirmation.value, winner.value[0]))
+        else:
+            self.study.tell(trial, confirmation.value)
         for summary in confirmation.runs:
             self.observer.trial_ended(summary)
 
-    def _result(self, view: StudyView, stopped: str) -> TuneResult:
+    def _result(self, ranking: Ranking, purse: Purse, answer: Answer, stopped: str) -> TuneResult:
         """Put the answer together, from the study alone."""
+        budget, monitor = self.runner.budget, self.settings.monitor
+        unpaid = f", and nothing was left {answer.unpaid}" if answer.unpaid else ""
+        result = result_of(ranking, answer, monitor, budget, self.space.rule, self.space.reference_lr)
         return replace(
-            result_of(view, self.settings.monitor, self.runner.budget, self.space.rule, self.space.reference_lr),
+            result,
             study_name=self.study.study_name,
-            stopped=stopped,
+            stopped=stopped + unpaid,
+            share_of_fit=purse.share_of_fit,
             seconds=self.clock() - self.started,
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from bstuner.core import Mode, Objective
+from bstuner.core import MAX_COST, Mode, Objective
 from bstuner.errors import InvalidSetting
 
-__all__ = ["TuneSettings"]
+__all__ = ["Take", "TuneSettings"]
+
+Take = Literal["metric", "speed"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,10 @@ class TuneSettings:
         patience: Stop after this many trials in a row that brought nothing better, or sooner where they cost three
             baselines of training or nothing that is left promises anything; None to go on to `n_trials`.
         seed: Of the search, and of the data order that confirms the winner.
-        confirm: Whether the winner runs once more beside the baseline on another seed. Never where two things count.
+        max_cost: The most that the search may cost, as a share of the fit's training time; None for no bound.
+        take: Where two things count, the end of the trade-off that is the answer; None for the user's own settings.
+        confirm: Whether a winner has to prove itself: beside a neighbour at a higher learning rate, and once more with
+            another order of the data. Where two things count, only if `take` is "metric".
         capacity_bytes: Device memory that a trial may use; None where that is not known.
 
     Raises:
@@ -43,6 +49,8 @@ class TuneSettings:
     timeout: float | None = None
     patience: int | None = 10
     seed: int | None = None
+    max_cost: float | None = MAX_COST
+    take: Take | None = None
     confirm: bool = True
     capacity_bytes: int | None = None
 
@@ -55,9 +63,16 @@ class TuneSettings:
                 raise InvalidSetting(f"{name}: expected a whole number of at least 1, found {count!r}.")
         if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and self.timeout >= 0):
             raise InvalidSetting(f"timeout: expected seconds, 0 or more, found {self.timeout!r}.")
+        cost = self.max_cost
+        if cost is not None and not (isinstance(cost, (int, float)) and not isinstance(cost, bool) and cost > 0):
+            raise InvalidSetting(f"max_cost: expected a share of the fit above 0, or None, found {cost!r}.")
         seed = self.seed
         if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 - 1):
             raise InvalidSetting(f"seed: expected a whole number from 0, below 2**32 - 1, or None, found {seed!r}.")
+        if self.take is not None and (self.objective != "both" or self.take not in get_args(Take)):
+            raise InvalidSetting(
+                f"take: expected 'metric' or 'speed' with objective='both', else None, found {self.take!r}."
+            )
         for name, word, known in (
             ("mode", self.mode, ("min", "max")),
             ("objective", self.objective, ("time", "metric", "both")),

@@ -13,7 +13,7 @@ from bstuner.study.settings import TuneSettings
 
 __all__ = ["give_up", "tell", "tell_pruned"]
 
-_PURPOSE = ("role", "confirms", "expected_gain")  # what a trial that is put back into the queue takes along
+_PURPOSE = ("role", "confirms", "edge_of", "expected_gain")  # what a trial that is put back into the queue takes along
 
 
 def tell(study: Study, trial: Trial, run: TrialRun, judgement: Judgement, settings: TuneSettings) -> TrialSummary:

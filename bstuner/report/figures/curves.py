@@ -103,7 +103,7 @@ def _draw_knee(figure: go.Figure, find: FindResult, knee: int) -> None:
 
 
 def curves_figure(findings: Findings, against: Literal["samples", "seconds"] = "samples") -> go.Figure | None:
-    """The metric of every trial as it trained: yours, the best, those of the other seed, the others faint.
+    """The metric of every trial as it trained: yours, the best, those with another order of the data, the others faint.
 
     Args:
         findings: Those of a study.
@@ -194,7 +194,7 @@ def _curve(
 
 
 def _curve_words(trial: TrialSummary, monitor: str) -> Iterator[str]:
-    who = "again, another seed" if trial.number is None else f"trial {trial.number}"
+    who = "again, another order of the data" if trial.number is None else f"trial {trial.number}"
     for mark in trial.curve:
         yield f"{who}: {format_settings(trial)}<br>{_mark_words(mark, monitor)}"
 

@@ -129,7 +129,10 @@ class _Page:
         facts, result = findings.facts, findings.result
         bar = ""
         if result is not None and facts.objective == "time":
-            bar = f" The target is {facts.monitor} {format_metric(result.target)}, which your own settings reached."
+            bar = (
+                f" The target is {facts.monitor} {format_metric(result.target)}, which your own settings reached; "
+                f"trials are ranked by their time to {format_metric(result.bar)}, the bar that better ends have raised."
+            )
         budget = f"Each trains on at most {facts.trial_budget:,} samples, from the same weights in the same order.{bar}"
         places = "Batch size against learning rate. Point at a trial for its numbers."
         figures = [self._figure("trials", trials_figure(findings), places)]
@@ -150,7 +153,11 @@ class _Page:
         by_samples = curves_figure(self.findings)
         if by_samples is None:
             return
-        again = " Again: on another seed." if self.findings.result and self.findings.result.confirmation else ""
+        again = (
+            " Again: with another order of the data."
+            if self.findings.result and self.findings.result.confirmation
+            else ""
+        )
         words = f"By samples: how much a sample teaches.{again}"
         figures = [self._figure("curves", by_samples, words)]
         if self.findings.facts.objective == "time":

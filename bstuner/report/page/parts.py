@@ -7,7 +7,17 @@ from html import escape
 from typing import Any, NamedTuple
 
 from bstuner.core import TrialSummary, TuneResult, format_bytes
-from bstuner.report import format_lr, format_metric, format_seconds, json_snippet, python_snippet, quality, yaml_snippet
+from bstuner.report import (
+    alike_words,
+    format_lr,
+    format_metric,
+    format_ratio,
+    format_seconds,
+    json_snippet,
+    python_snippet,
+    quality,
+    yaml_snippet,
+)
 from bstuner.study import Findings
 
 __all__ = [
@@ -46,10 +56,18 @@ def _gain(result: TuneResult) -> Iterator[tuple[str, str]]:
     answer, baseline = result.answer, result.baseline
     if result.objective == "time" and answer.seconds is not None:
         than = "" if answer.number == baseline.number else f", instead of {format_seconds(baseline.seconds or 0.0)}"
-        yield format_seconds(answer.seconds), f"to {result.monitor} {format_metric(result.target)}{than}"
+        if result.speedup_interval is not None and answer.number != baseline.number:
+            low, high = map(format_ratio, result.speedup_interval)
+            yield f"{low} to {high}", f"sooner at what your own settings reach in a whole fit{_alike(result)}"
+        yield format_seconds(answer.seconds), f"to {result.monitor} {format_metric(result.target)} in a trial{than}"
     elif result.objective != "time" and answer.curve:
         mine, yours = (format_metric(quality(trial, result.mode)) for trial in (answer, baseline))
         yield mine, f"{result.monitor}{'' if answer.number == baseline.number else f', instead of {yours}'}"
+
+
+def _alike(result: TuneResult) -> str:
+    words = alike_words(result)
+    return f"; {words}" if words else ""
 
 
 def settings_tabs(result: TuneResult, findings: Findings) -> str:
@@ -145,7 +163,7 @@ def _css(name: str) -> str:
 
 def _row(trial: TrialSummary, findings: Findings) -> Row:
     result = findings.result
-    kind = "yours" if trial.role == "baseline" else "best" if result and trial.number == result.best.number else ""
+    kind = "yours" if trial.verdict == "baseline" else "best" if result and trial.number == result.best.number else ""
     cells = {
         "trial": (str(trial.number), trial.number),
         "batch": _number(trial.global_batch_size),
@@ -165,8 +183,12 @@ def _row(trial: TrialSummary, findings: Findings) -> Row:
 
 def _became(trial: TrialSummary, findings: Findings) -> str:
     result, names = findings.result, []
-    if trial.role == "baseline":
+    if trial.verdict == "baseline":
         names.append("yours")
+    elif result is not None and trial in result.at_edge:
+        names.append("at the edge")
+    elif trial.role == "edge":
+        names.append("neighbour")
     if result is not None and trial.number == result.best.number != result.baseline.number:
         names.append("taken" if result.objective == "both" else "best")
     if result is not None and result.objective == "both" and trial in result.pareto_front:

@@ -40,8 +40,8 @@ class TimeLeft:
 
     def started(self, number: int | None, role: Role) -> None:
         """A trial starts."""
-        self._confirming = number is None
-        if number is None:
+        self._confirming = number is None or role == "edge"
+        if number is None or role == "edge":
             return
         self._done, self._started = number, self._clock()
         if role != "baseline" and self._first is None:

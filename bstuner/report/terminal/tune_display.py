@@ -100,7 +100,7 @@ class TuningDisplay:
 
     def trial_ended(self, trial: TrialSummary) -> None:
         """A trial has ended."""
-        if trial.role == "baseline" and trial.metric is not None:
+        if trial.verdict == "baseline" and trial.number is not None and trial.metric is not None:
             self._target = trial.metric
         self._ended.append(trial)
         self._running = None
@@ -134,7 +134,7 @@ class TuningDisplay:
         count = sum(trial.number is not None for trial in self._ended)
         if best is None:
             found = "Interrupted before the first trial had ended."
-        elif best.role == "baseline":
+        elif best.verdict == "baseline":
             found = f"Interrupted after {_trials(count)}: nothing better than your own settings so far."
         else:
             found = f"Interrupted after {_trials(count)}. Best so far: {self._outcome(best)}{self._gain(best)}."
@@ -151,7 +151,7 @@ class TuningDisplay:
         return good[-1] if good else None
 
     def _gain(self, best: TrialSummary) -> str:
-        baseline = next((trial for trial in self._ended if trial.role == "baseline"), None)
+        baseline = next((trial for trial in self._ended if trial.verdict == "baseline"), None)
         if self._objective != "time" or baseline is None or baseline is best or not (best.seconds and baseline.seconds):
             return ""
         return f", {format_ratio(baseline.seconds / best.seconds)} sooner than your own settings"
@@ -223,7 +223,7 @@ class TuningDisplay:
         if self._waiting:
             return f"Waiting for {self._waiting}"
         if self._running is not None and self._running.number is None:
-            return "Checking the best on another seed"
+            return "Checking the best with another order of the data"
         if not self._ended:
             return "Training with your own settings" if self._running else "Preparing the first trial"
         of = "" if self._pace.n_trials is None else f" of {self._pace.n_trials}"

@@ -11,14 +11,17 @@ from rich.text import Text
 
 from bstuner.core import FindResult, TuneResult, unscale_lr
 from bstuner.report import (
+    alike_words,
     confirmed_words,
     device_words,
+    edge_words,
     fits_words,
     format_lr,
     format_metric,
     format_ratio,
     format_seconds,
     format_settings,
+    format_sooner,
     knee_words,
     quality,
 )
@@ -105,7 +108,8 @@ def _baseline(result: TuneResult) -> str:
 
 
 def _trials(result: TuneResult) -> str:
-    cost = f"{len(result.trials)} in {format_seconds(result.seconds)} ({result.cost:.1f} baselines)"
+    share = "" if result.share_of_fit is None else f", {result.share_of_fit:.0%} of the fit's training time"
+    cost = f"{len(result.trials)} in {format_seconds(result.seconds)} ({result.cost:.1f} baselines{share})"
     for verdict, words in (("out of memory", "ran out of memory"), ("not finite", "diverged")):
         count = sum(trial.verdict == verdict for trial in result.trials)
         cost += f", {count} {words}" if count else ""
@@ -135,13 +139,17 @@ def _best(result: TuneResult) -> Iterator[Row]:
             yield "Speed", f"{one:,.0f} samples/s instead of {other:,.0f} ({format_ratio(one / other)})"
     if result.objective != "both":
         yield "Confirmed", _confirmed(result)
+    if alike := alike_words(result):
+        yield "Alike", alike
+    if edge := edge_words(result):
+        yield "Edge", edge
 
 
 def _sooner(result: TuneResult) -> str:
     reached = f"{result.monitor} {format_metric(result.target)}"
     if result.best.seconds is not None:
         reached += f" after {format_seconds(result.best.seconds)}"
-    return reached if result.speedup is None else f"{reached}: {format_ratio(result.speedup)} sooner"
+    return f"{reached}: {format_sooner(result)}" if result.speedup is not None else reached
 
 
 def _fewer(mine: float, yours: float) -> str:
@@ -155,8 +163,8 @@ def _fewer(mine: float, yours: float) -> str:
 def _confirmed(result: TuneResult) -> Text:
     how = confirmed_words(result)
     if result.confirmed is False:
-        return Text(f"no: {how}. The win may be chance: your own settings stay.", style="yellow")
-    return Text(how or "not tried on another seed")
+        return Text(f"no: {how}. Your own settings stay.", style="yellow")
+    return Text(how or "not tried with another order of the data")
 
 
 def _front(result: TuneResult) -> Table:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bstuner.core import BatchLayout, EpochData
+from bstuner.training._lightning import lightning_of
 from bstuner.training.run.limits import limit_of
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ class Horizon:
     Args:
         fit: samples of the whole fit; None where it has no end.
         epoch: samples of an epoch; None where unknown.
+        seconds: seconds after which the Trainer ends it; None for no such limit.
 
     """
 
     fit: int | None
     epoch: int | None
+    seconds: float | None = None
 
 
 def horizon_of(trainer: Trainer, layout: BatchLayout, data: EpochData) -> Horizon:
@@ -52,7 +55,16 @@ def horizon_of(trainer: Trainer, layout: BatchLayout, data: EpochData) -> Horizo
         batches = data.batches(layout.micro, limit_of(trainer, "fit"))
         epochs, rest = divmod(steps, -(-batches // layout.accumulate)) if batches and epoch else (0, steps)
         ends.append(epochs * (epoch or 0) + min(rest * layout.global_batch_size, epoch or math.inf))
-    return Horizon(int(min(ends)) if ends else None, epoch)
+    return Horizon(int(min(ends)) if ends else None, epoch, _most_seconds(trainer))
+
+
+def _most_seconds(trainer: Trainer) -> float | None:
+    """The shortest of the Trainer's timers, whose time also counts validation."""
+    timers = [
+        callback for callback in trainer.callbacks if isinstance(callback, lightning_of(trainer, "callbacks").Timer)
+    ]
+    left = [timer.time_remaining("train") for timer in timers]
+    return min((seconds for seconds in left if seconds is not None), default=None)
 
 
 def steps_of(trainer: Trainer, layout: BatchLayout, data: EpochData) -> int | None:

@@ -12,7 +12,7 @@ from bstuner.training.batching import Batching, locate_batching, plans_accumulat
 from bstuner.training.freezing import FrozenFit, FrozenStart, wind_back
 from bstuner.training.run import combined, epoch_data, horizon_of, passed_loaders
 from bstuner.training.settings import LearningRate, SettingsInPlace, StepConstants, StepSettings
-from bstuner.training.trials.settings import FEWEST_STEPS, TrialSettings, trial_budget
+from bstuner.training.trials.settings import FEWEST_STEPS, TrialSettings, trial_budget, warn_of_short_fit
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -77,7 +77,7 @@ def locate_settings(
 def largest_worth_finding(trainer: Trainer, settings: TrialSettings, asked: FindSettings) -> int | None:
     """The largest batch per device that a trial could have, so that no larger one need be found; None for no bound.
 
-    The fit is left as it is.
+    The fit is left as it is. Where it is too short for a search, the user is told.
 
     Args:
         trainer: a Trainer inside `fit`, at `on_fit_start`.
@@ -93,7 +93,9 @@ def largest_worth_finding(trainer: Trainer, settings: TrialSettings, asked: Find
         layout = BatchLayout(batching.reference, trainer.accumulate_grad_batches, replicas(trainer))
         loaders = combined(trainer, request_loaders(trainer, "train"), "train")
         data = epoch_data(trainer, "train", loaders, batching.shares(trainer, "train"))
-        budget = trial_budget(settings, horizon_of(trainer, layout, data), layout)
+        horizon = horizon_of(trainer, layout, data)
+        budget = trial_budget(settings, horizon, layout)
     finally:
         frozen.restore()
+    warn_of_short_fit(settings, budget, horizon, layout)
     return max(asked.init_val, layout.micro, budget // FEWEST_STEPS // layout.world)

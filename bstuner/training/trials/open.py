@@ -21,7 +21,7 @@ from bstuner.training.settings import LearningRate, SettingsInPlace
 from bstuner.training.trials.layouts import TrialLayouts
 from bstuner.training.trials.locate import settings_in_place
 from bstuner.training.trials.runner import FitRunner, TrialPlan
-from bstuner.training.trials.settings import FEWEST_STEPS, TrialSettings, trial_budget
+from bstuner.training.trials.settings import FEWEST_STEPS, TrialSettings, cost_bound, trial_budget
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -44,6 +44,7 @@ class Trials:
         largest: the largest one.
         warmup: the user's choice of a warm-up.
         warms_up: whether the user's own schedule starts below its learning rate.
+        max_cost: the most that a search may cost, as a share of the fit; None for no bound.
         warnings: what the user should know.
 
     """
@@ -58,6 +59,7 @@ class Trials:
     largest: int
     warmup: int | Literal["auto"] | None
     warms_up: bool
+    max_cost: float | None
     warnings: tuple[str, ...]
 
     @property
@@ -112,6 +114,7 @@ def open_trials(
                 settings.monitor, marks, budget / horizon.fit if horizon.fit else None, data, layouts.layout
             )
             runner = FitRunner(trainer, plan, in_place, frozen, start, memory, peers, settings.clock)
+            max_cost, short = cost_bound(settings, budget, horizon)
             rule, warning = _rule(in_place.learning_rate, settings)
             yield Trials(
                 runner,
@@ -124,7 +127,13 @@ def open_trials(
                 max(layout.global_batch_size, min(layouts.largest, budget // FEWEST_STEPS)),
                 settings.warmup,
                 warms_up,
-                (*in_place.learning_rate.warnings, *([warning] if warning else []), *_own_scheduler_step(trainer)),
+                max_cost,
+                (
+                    *short,
+                    *in_place.learning_rate.warnings,
+                    *([warning] if warning else []),
+                    *_own_scheduler_step(trainer),
+                ),
             )
         finally:
             frozen.restore()

@@ -143,6 +143,7 @@ class FitRunner:
             self._plan.marks,
             self._plan.monitor,
             self._plan.share,
+            request.seed,
             watch,
             self._memory,
             self._peers,

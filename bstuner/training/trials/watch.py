@@ -14,6 +14,7 @@ from bstuner.errors import MonitorMissing
 from bstuner.ranks import Peers
 from bstuner.training._lightning import run_validation, validate_every
 from bstuner.training.run import OwnCallback
+from bstuner.training.trials.reseed import reseed_loaders
 from bstuner.training.trials.schedule import TrialSchedule
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class TrialWatch(OwnCallback):
         marks: the samples at which to validate, the last one the end.
         monitor: the metric.
         share: the part of the fit's samples that the trial has; None where the fit has no end.
+        seed: for the order of the data; None for that of the run to come.
         watch: told of each validation, in the process of rank 0.
         memory: the device, which is waited for before the clock is read.
         peers: the processes that train together.
@@ -51,6 +53,7 @@ class TrialWatch(OwnCallback):
         marks: Sequence[int],
         monitor: str,
         share: float | None,
+        seed: int | None,
         watch: Watch,
         memory: DeviceMemory,
         peers: Peers,
@@ -60,6 +63,7 @@ class TrialWatch(OwnCallback):
         self._due = list(marks)
         self._monitor = monitor
         self._share = share
+        self._seed = seed
         self._watch = watch
         self._memory = memory
         self._peers = peers
@@ -83,6 +87,8 @@ class TrialWatch(OwnCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The loaders and schedulers exist from here on."""
+        if self._seed is not None:
+            reseed_loaders(trainer, self._seed)
         self._schedule = TrialSchedule(trainer, self._share)
         self._start_clock()
 
@@ -125,6 +131,10 @@ class TrialWatch(OwnCallback):
             )
         value = float(metric)
         self._schedule.validated()
+        # Some metrics are not defined at first, such as the area under a curve before both classes were predicted.
+        if math.isnan(value) and not self._diverged and not self.marks and self._due:
+            self._start_clock()
+            return
         go_on = not self._diverged and math.isfinite(value)
         if not self._peers.meet(go_on):
             self.ending = "not finite"
