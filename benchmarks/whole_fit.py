@@ -15,7 +15,8 @@ with the same seed has the user's own settings. Both are validated on all valida
   more seeds, pooled over the trainings of one task and optimizer.
 - *realised*: seconds of the whole own fit, over those of the tuned fit to where that one ended; 0 where it never gets
   there, and 1 where the user's own settings stay in place.
-- *cost*: all the seconds of the search over those of training in the own fit.
+- *cost*: the seconds of training in the search over those of the own fit, as the search says; *all in*: all seconds of the
+  search, validation and all, over those of training in the own fit, as measured.
 
 Seconds are those that the process was at work; in fits, on training alone. The constants of the tuner were chosen
 knowing the first half of the tasks, and its promises are for the other.
@@ -329,9 +330,9 @@ def said(result: bstuner.TuneResult, fit: Fit) -> dict[str, Any]:
         "answer": [answer.global_batch_size, answer.lr],
         "stays": (answer.global_batch_size, answer.lr) == (fit.batch_size, fit.lr),
         "speedup": result.speedup,
-        "interval": getattr(result, "speedup_interval", None),
-        "as_good": len(getattr(result, "as_good", ())),
-        "share_of_fit": getattr(result, "share_of_fit", None),
+        "interval": result.speedup_interval,
+        "as_good": len(result.as_good),
+        "share_of_fit": result.share_of_fit,
         "trials": len(result.trials),
         "confirmed": result.confirmed,
         "stopped": result.stopped,
@@ -406,11 +407,11 @@ def row(own: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
     if both["refused"] is not None:
         return both
     said = {key: tuned[key] for key in ("answer", "stays", "interval", "speedup", "share_of_fit", "confirmed")}
-    row = {**both, **said, "warned": bool(tuned["warned"]), "realised": None, "to_first": None, "cost": None}
+    row = {**both, **said, "warned": bool(tuned["warned"]), "realised": None, "to_first": None, "all_in": None}
     if math.isfinite(both["own_end"]):
         whole, first = own["curve"][-1][1], seconds_to(own, both["own_end"])
         row |= {"realised": realised(own, tuned, whole), "to_first": realised(own, tuned, first)}
-        row["cost"] = tuned["search_seconds"] / whole
+        row["all_in"] = tuned["search_seconds"] / whole
     return row
 
 
@@ -451,7 +452,8 @@ def summary(compared: list[dict[str, Any]]) -> dict[str, Any]:
         "stays": sum(row["stays"] for row in searched),
         "realised": medians(trained, "realised"),
         "to_first": medians(trained, "to_first"),
-        "cost": {"median": middle(row["cost"] for row in searched), "most": max(row["cost"] for row in searched)},
+        "cost": middle_and_most(row["share_of_fit"] for row in searched),
+        "all_in": middle_and_most(row["all_in"] for row in searched),
         "claims": len(claimed),
         "held": held,
         "coverage": binomial(held, len(claimed)) if claimed else None,
@@ -470,6 +472,11 @@ def middle(values: Iterable[float]) -> float | None:
     return median(values) if values else None
 
 
+def middle_and_most(values: Iterable[float]) -> tuple[float | None, float | None]:
+    values = list(values)
+    return middle(values), max(values, default=None)
+
+
 def binomial(successes: int, of: int, confidence: float = 0.9) -> tuple[float, float]:
     """The interval of a probability, by Clopper and Pearson."""
     from scipy.stats import beta  # comes with scikit-learn
@@ -483,7 +490,7 @@ def binomial(successes: int, of: int, confidence: float = 0.9) -> tuple[float, f
 def report(compared: list[dict[str, Any]], halves: dict[str, dict[str, Any]]) -> str:
     headings = [
         "task optimizer schedule", "start", "seed", "own", "answer", "own end", "tuned end", "allowed", "worse",
-        "claimed", "realised", "cost",
+        "claimed", "realised", "cost", "all in",
     ]  # fmt: skip
     texts = []
     for calibrated in (False, True):
@@ -501,12 +508,15 @@ def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
     ends = [f"{row[which]:.4g}" for which in ("own_end", "tuned_end")]
     told = ["-", "-"] if each["worse"] is None else [f"{each['allowed']:.2g}", "yes" if each["worse"] else "no"]
     if row["refused"] is not None:
-        return [*known, "refused", *ends, *told, "-", "-", "-"]
+        return [*known, "refused", *ends, *told, "-", "-", "-", "-"]
     answer = "stays" if row["stays"] else "{}, {:.3g}".format(*row["answer"])
     claimed = "-" if row["interval"] is None else "{:.2g}x to {:.2g}x".format(*row["interval"])
     if row["interval"] is None and row["speedup"] is not None:
         claimed = f"{row['speedup']:.2g}x"
-    measured = ["-", "-"] if row["realised"] is None else [f"{row['realised']:.2f}x", f"{row['cost']:.2f}"]
+    measured = [
+        form.format(row[which]) if row[which] is not None else "-"
+        for which, form in (("realised", "{:.2f}x"), ("share_of_fit", "{:.2f}"), ("all_in", "{:.2f}"))
+    ]
     return [*known, answer, *ends, *told, claimed, *measured]
 
 
@@ -523,7 +533,7 @@ def in_words(half: dict[str, Any]) -> str:
         f"{half['searches']}",
         f"- realised, medians: {by_start('realised')}",
         f"- the same, from the own fit's seconds to where it first is at its end: {by_start('to_first')}",
-        f"- cost: median {half['cost']['median']:.2f}, most {half['cost']['most']:.2f}",
+        "- cost: median {:.2f}, most {:.2f}; all in: median {:.2f}, most {:.2f}".format(*half["cost"], *half["all_in"]),
     ]
     if half["coverage"] is not None:
         low, high = half["coverage"]
