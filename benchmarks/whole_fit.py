@@ -15,7 +15,7 @@ with the same seed has the user's own settings. Both are validated on all valida
   more seeds, pooled over the trainings of one task and optimizer.
 - *realised*: seconds of the whole own fit, over those of the tuned fit to where that one ended; 0 where it never gets
   there, and 1 where the user's own settings stay in place.
-- *cost*: the seconds of training in the search over those of the own fit, as the search says; *all in*: all seconds of the
+- *cost*: seconds of training in the search over those of the own fit, as the search says; *all in*: all seconds of the
   search, validation and all, over those of training in the own fit, as measured.
 
 Seconds are those that the process was at work; in fits, on training alone. The constants of the tuner were chosen
@@ -472,8 +472,8 @@ def middle(values: Iterable[float]) -> float | None:
     return median(values) if values else None
 
 
-def middle_and_most(values: Iterable[float]) -> tuple[float | None, float | None]:
-    values = list(values)
+def middle_and_most(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    values = [value for value in values if value is not None]
     return middle(values), max(values, default=None)
 
 
@@ -521,11 +521,11 @@ def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
 
 
 def in_words(half: dict[str, Any]) -> str:
-    def times(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}x"
+    def shown(value: float | None, unit: str = "") -> str:
+        return "-" if value is None else f"{value:.2f}{unit}"
 
     def by_start(what: str) -> str:
-        return ", ".join(f"{start} {times(value)}" for start, value in half[what].items())
+        return ", ".join(f"{start} {shown(value, 'x')}" for start, value in half[what].items())
 
     lines = [
         f"- trainings that end worse: {half['worse']} of {half['trainings']}",
@@ -533,7 +533,8 @@ def in_words(half: dict[str, Any]) -> str:
         f"{half['searches']}",
         f"- realised, medians: {by_start('realised')}",
         f"- the same, from the own fit's seconds to where it first is at its end: {by_start('to_first')}",
-        "- cost: median {:.2f}, most {:.2f}; all in: median {:.2f}, most {:.2f}".format(*half["cost"], *half["all_in"]),
+        f"- cost: median {shown(half['cost'][0])}, most {shown(half['cost'][1])}; "
+        f"all in: median {shown(half['all_in'][0])}, most {shown(half['all_in'][1])}",
     ]
     if half["coverage"] is not None:
         low, high = half["coverage"]
