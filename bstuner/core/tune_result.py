@@ -79,8 +79,7 @@ class TuneResult:
         storage: Where the study is kept, without password.
         speedup: How many times sooner the best may be expected to reach, in a whole fit, what the user's own settings
             reach there; 1.0 where those are the best. None for another objective than time.
-        speedup_interval: From what to what that is likely to be: four of five whole fits lie inside. None where there
-            is none, or nothing was confirmed.
+        speedup_interval: From what to what that is likely to be; None where nothing was confirmed.
         as_good: The trials that cannot be told apart from the best.
         at_edge: The trials ahead of it that a higher learning rate shows to sit at the edge.
         cost: Seconds of training that all trials took, in units of the baseline's.

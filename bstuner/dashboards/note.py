@@ -43,7 +43,8 @@ def _pages(findings: Findings) -> Iterator[str]:
     yield "#### What these pages show"
     yield ""
     told = {
-        "time": f"seconds of training to the baseline's {facts.monitor}; a trial that was stopped before has none",
+        "time": f"seconds of training to the baseline's {facts.monitor}, with its own on top unless it is confirmed; "
+        "none for a trial that never got there",
         "metric": f"the best {facts.monitor} within {facts.trial_budget:,} samples",
         "both": f"the best {facts.monitor} within {facts.trial_budget:,} samples, and the seconds that these took",
     }

@@ -30,7 +30,7 @@ from bstuner.study.objective import BaselineJudge, EdgeJudge, Judge, Judgement, 
 from bstuner.study.pace_sampler import PaceSampler
 from bstuner.study.purse import FitLength, Purse
 from bstuner.study.ranking import Ranking
-from bstuner.study.record import Record, StudyView, role_of, summarize, trained_seconds, write_request
+from bstuner.study.record import Record, StudyView, role_of, summarize, trained_seconds, write_request, write_summary
 from bstuner.study.reporter import Reporter
 from bstuner.study.result import result_of
 from bstuner.study.settings import TuneSettings
@@ -320,6 +320,7 @@ class _Search:
             give_up(self.study, trial, "this confirmation is not wanted any more")
             return
         write_request(trial, "confirm", self.space.request(trial.params))
+        runs: dict[Role, TrialRun] = {}
 
         def run(role: Role, request: TrialRequest, watch: Watch) -> TrialRun:
             self.observer.trial_started(None, role, request)
@@ -328,9 +329,12 @@ class _Search:
                 self.observer.trial_marked(mark)
                 return watch(mark)
 
-            return self.runner.run(request, shown)
+            runs[role] = self.runner.run(request, shown)
+            return runs[role]
 
         confirmation = confirm(run, self._ranking(view), winner, self.settings.confirmation_seed)
+        # As of any other trial: where its win holds, it is the best of the study, and people will look at it.
+        write_summary(trial, runs["confirm"], confirmation.runs[-1], self.settings.capacity_bytes)
         keep(trial, confirmation)
         if confirmation.value is None:
             tell_pruned(self.study, trial, self.settings.objective)

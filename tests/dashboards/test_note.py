@@ -24,7 +24,7 @@ def test_it_tells_the_verdict_the_settings_and_the_findings() -> None:
     findings = Findings.read(searched(InMemoryStorage(), n_trials=4))
     assert findings.result is not None
     told = note(findings)
-    assert told.replace("\\", "").startswith(f"### {verdict_words(findings)}\n\nEnded after 4 trials: ")
+    assert told.replace("\\", "").startswith(f"### {verdict_words(findings)}\n\nEnded after 6 trials: ")
     assert f"```python\nbatch_size = {findings.result.batch_size}  # Digits.batch_size\n" in told
     assert "\n# and change max_steps: 400 -> 200\n```\n" in told
     assert "| Fits | 256 per device (1.2 GiB measured; 512 would need 1.5 GiB) after 6 probes, 2.2 s |\n" in told
@@ -35,7 +35,8 @@ def test_it_tells_the_verdict_the_settings_and_the_findings() -> None:
     [
         (
             FACTS,
-            "- **Value**: seconds of training to the baseline's val\\_loss; a trial that was stopped before has none.",
+            "- **Value**: seconds of training to the baseline's val\\_loss, with its own on top unless it is confirmed; "
+            "none for a trial that never got there.",
         ),
         (replace(FACTS, objective="metric"), "- **Value**: the best val\\_loss within 10,240 samples."),
         (replace(FACTS, objective="both"), "within 10,240 samples, and the seconds that these took."),

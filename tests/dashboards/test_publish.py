@@ -29,7 +29,7 @@ from bstuner.dashboards.publish import FOLDER_ATTRIBUTE, artifacts_folder, chang
 from bstuner.study.system_attrs import write_system_attr
 
 FIGURES = {"memory-vs-batch", "throughput-vs-batch", "trials", "curves"}
-TRIALS = 9  # 8 and the confirmation
+TRIALS = 11  # 8, two neighbours of the first choice, and the confirmation
 
 
 class Served(NamedTuple):
@@ -56,7 +56,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     storage = {"journal": f"{folder}/bstuner-study.log", "sqlite": f"sqlite:///{folder}/study.db"}.get(request.param)
     storage = storage or request.getfixturevalue("server").new_database()
-    study = searched(storage, n_trials=TRIALS - 1)
+    study = searched(storage, n_trials=8)
     publish_study(study, artifacts_folder(study, folder))
     there = existing_storage(storage)  # as another process opens it
     with serving(_app(there, our_studies(there))) as port:
@@ -91,7 +91,7 @@ def test_the_note_has_the_verdict_and_the_settings_to_copy(served: Served) -> No
     best = served.study.best_trial
     body = served.detail()["note"]["body"]
     assert body.startswith(f"### Batch {best.user_attrs['batch_size']} with learning rate ")
-    assert "x sooner: " in body.partition("\n")[0]
+    assert "x sooner (in a trial, " in body.partition("\n")[0]
     assert f"batch_size = {best.user_attrs['batch_size']}  # Digits.batch_size\n" in body
     assert f"\nlr = {best.user_attrs['lr']!r}  # Digits.lr\n" in body
     assert optuna_dashboard.get_note(served.study) == body
@@ -230,7 +230,7 @@ def test_a_study_in_memory_writes_no_file(tmp_path: Path) -> None:
 
 def test_viewers_without_optuna_can_read_the_journal(tmp_path: Path) -> None:
     """What the extension of an editor and the app in a browser need, which read the file line by line themselves."""
-    study = searched(tmp_path / "bstuner-study.log", n_trials=TRIALS - 1)
+    study = searched(tmp_path / "bstuner-study.log", n_trials=8)
     publish_study(study, artifacts_folder(study, tmp_path))
     write_system_attr(study, "growth", {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bstuner-artifacts", "bstuner-study.log"]

@@ -187,13 +187,12 @@ def _became(trial: TrialSummary, findings: Findings) -> str:
         names.append("yours")
     elif result is not None and trial in result.at_edge:
         names.append("at the edge")
-    elif trial.role == "edge":
-        names.append("neighbour")
     if result is not None and trial.number == result.best.number != result.baseline.number:
         names.append("taken" if result.objective == "both" else "best")
     if result is not None and result.objective == "both" and trial in result.pareto_front:
         names.append("on the front")
-    return ", ".join(names) or ("was best" if trial.verdict == "best" else trial.verdict)
+    verdict = "was best" if trial.verdict == "best" else trial.verdict
+    return ", ".join(names) or (f"neighbour, {verdict}" if trial.role == "edge" else verdict)
 
 
 _NONE = ("-", "")

@@ -186,7 +186,10 @@ def test_what_it_does_now_and_how_long_that_may_take() -> None:
         display.trial_ended(replace(SLOWER, number=23))
         assert screen.rows()[-1].startswith("21 of 21 trials done")
         screen.start(AGAIN[1])
-        assert screen.rows()[-2:] == ["again 256 6.4e-3 - running, 0%", "Checking the best on another seed"]
+        assert screen.rows()[-2:] == [
+            "again 256 6.4e-3 - running, 0%",
+            "Checking the best with another order of the data",
+        ]
         screen.start(AGAIN[0])
         display.trial_ended(AGAIN[0])
         display.trial_ended(AGAIN[1])
