@@ -159,7 +159,7 @@ TASKS = {
         batch_size=8, epochs=1, calibrated=True, trainer={"val_check_interval": 0.1}, starts={
             "low": Start("adamw", "cosine", 2e-4),
             "good": Start("sgd", "steps", 0.2),
-            "hot": Start("adamw", "constant", 0.05),
+            "hot": Start("adamw", "constant", 0.03),
         },
     ),
     "denoise": Task(
@@ -175,7 +175,7 @@ TASKS = {
         batch_size=16, epochs=6, starts={
             "low": Start("adamw", "steps", 1e-4),
             "good": Start("sgd", "constant", 0.02),
-            "hot": Start("adamw", "cosine", 0.02),
+            "hot": Start("adamw", "cosine", 0.01),
         },
     ),
     "colours": Task(
