@@ -75,21 +75,6 @@ def test_a_faster_trial_goes_on_to_its_end_which_may_raise_the_bar(mode: Mode) -
     assert judgement.samples == pytest.approx(100 * 20**0.5)
 
 
-def test_a_trial_is_cut_off_at_one_and_a_half_times_the_best_time() -> None:
-    # As much per sample as the baseline, and slower by a hair in time, so that it is never clearly behind.
-    view = view_of(run_of([1 - 0.0495 * i for i in range(20)], rate=200.0))
-    assert view.baseline is not None
-    assert view.baseline.summary.seconds == pytest.approx(10)
-    judge = TimeJudge(view, math.inf)
-    slow = run_of([1.01 - 0.0495 * i for i in range(20)], rate=130.0)
-
-    seen = [judge.watch(mark) for mark in slow.marks]
-    stopped = seen.index(False)
-
-    assert slow.marks[stopped].seconds >= 15
-    assert judge.judge(replace(slow, marks=slow.marks[: stopped + 1], ending="stopped")).verdict == "slower"
-
-
 def test_a_trial_is_stopped_where_it_has_cost_what_is_left() -> None:
     judge = judge_beside(FALLING, allowance=3.5)
     run = run_of(FALLING)
