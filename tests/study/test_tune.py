@@ -47,7 +47,12 @@ def searched(result: TuneResult) -> tuple[TrialSummary, ...]:
 def told(study: optuna.Study) -> list[tuple[Any, ...]]:
     """What a study holds of its trials that gave an answer, without their numbers."""
     return [
-        (trial.state, trial.params, trial.values, {**trial.user_attrs, "confirms": None, "edge_of": None, "reason": None})
+        (
+            trial.state,
+            trial.params,
+            trial.values,
+            {**trial.user_attrs, "confirms": None, "edge_of": None, "reason": None},
+        )
         for trial in study.trials
         if trial.state != TrialState.FAIL
     ]
