@@ -141,5 +141,8 @@ def sample_marks(budget: int, batch_size: int, validation_samples: int | None) -
     affordable = budget // validation_samples if validation_samples else MOST_MARKS
     count = min(steps, MOST_MARKS, max(FEWEST_MARKS, affordable))
     first = max(1.0, steps * FIRST_MARK)
-    places = (first * (steps / first) ** (number / max(1, count - 1)) for number in range(count))
-    return tuple(sorted({batch_size * round(place) for place in (*places, steps)}))
+    places: list[int] = []
+    for number in range(count - 1):
+        place = round(first * (steps / first) ** (number / (count - 1)))
+        places.append(max(place, places[-1] + 1 if places else 1))
+    return tuple(batch_size * place for place in (*places, steps))

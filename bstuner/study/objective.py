@@ -26,8 +26,6 @@ __all__ = [
 # the start it would have to take twice as long, at the end any longer. Curves cross, most of all early, so what is
 # early has to be far behind. The same in samples beside the baseline, whose samples are all that a trial has.
 _JUDGED_FROM = 0.25
-# Until here a trial may still be one that cannot be told apart from the best.
-_TIE = 1.5
 # A neighbour at the edge is stopped where it is so many doublings behind, from this share of the budget on.
 _EDGE_LOST, _EDGE_JUDGED_FROM = 2.0, 0.25
 
@@ -133,8 +131,6 @@ class TimeJudge:
             self._reason = f"stopped after {mark.seconds:.3g} s, all that the search could still spend on it"
         elif any(sign * seen.metric <= sign * self._level for seen in self._marks):
             return True
-        elif share >= _TIE:
-            self._reason = f"it was not where the best trial was after {self._best_seconds:.3g} s"
         elif _clearly(in_time := self._pace_in_time(mark), share):
             self._behind = True
             self._reason = f"took {in_time:.1f} times as long as the best trial to the same metric"

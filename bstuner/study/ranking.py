@@ -20,9 +20,10 @@ __all__ = ["DOWN_STEP", "EDGE_STEP", "MARGIN", "Edge", "Ranking"]
 MARGIN = 0.5
 # Times to the bar within this factor cannot be told apart: the cooler pair is taken.
 _TIE = 1.5
-# How far the neighbour at the edge is, and what is near enough to count as it.
+# How far the neighbour at the edge is. Another trial counts as it where it is no nearer and no worse, or no farther and
+# worse, give or take a third.
 EDGE_STEP = math.sqrt(10)
-_NEIGHBOUR = (1.8, 5.7)
+_NEAR, _FAR = EDGE_STEP / 1.35, EDGE_STEP * 1.35
 # How far to step down from there.
 DOWN_STEP = math.sqrt(10)
 _BELOW = (1.8, 5.7)
@@ -105,10 +106,10 @@ class Ranking:
         own = self.own
         if record.summary.lr <= own.summary.lr and record.params[BASE_LR] <= own.params[BASE_LR]:
             return "inside"
-        known = [self._is_worse(other, record) for other in self._beside(record, *_NEIGHBOUR)]
-        if any(known):
+        if any(self._is_worse(other, record) for other in self._beside(record, _SAME, _FAR)):
             return "at the edge"
-        return "inside" if False in known else "unknown"
+        beyond = self._beside(record, _NEAR, math.inf)
+        return "inside" if any(self._is_worse(other, record) is False for other in beyond) else "unknown"
 
     def cooler(self, record: Record) -> Record | None:
         """The trial about one step below another, where one was run to its end."""

@@ -27,11 +27,20 @@ def test_budgets_are_whole_steps(budget: Any, expected: int) -> None:
     assert samples(budget) == expected
 
 
-def test_a_tenth_of_the_fit_unless_that_is_too_short() -> None:
-    assert samples(None, fit=1_000_000, batch=100) == 100_000
+def test_a_sixteenth_of_the_fit_unless_that_is_too_short() -> None:
+    assert samples(None, fit=1_600_000, batch=100) == 100_000
     assert samples(None, fit=10_000, batch=100) == 6_400
     assert samples(None, fit=5_000, batch=100) == 5_000
-    assert samples(None, fit=100_000, epoch=None) == 9_984
+    assert samples(None, fit=100_000, epoch=None) == 6_240
+
+
+def test_the_least_length_is_bounded_by_what_eight_trials_may_cost() -> None:
+    whole = {"fit_samples": 10_000, "epoch_samples": None, "batch_size": 100}
+
+    assert budget_in_samples(None, **whole, max_cost=None) == 6_400
+    assert budget_in_samples(None, **whole, max_cost=0.5) == 600
+    assert budget_in_samples(None, **whole, max_cost=2.0) == 2_500
+    assert budget_in_samples(None, fit_samples=1_000, epoch_samples=None, batch_size=100, max_cost=0.5) == 100
 
 
 @pytest.mark.parametrize("budget", ["1 epoch", "ep", "-1ep", "1e3ep", "", 0.0, 1.01, -0.5, float("nan"), True, [1]])

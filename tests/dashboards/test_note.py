@@ -35,8 +35,8 @@ def test_it_tells_the_verdict_the_settings_and_the_findings() -> None:
     [
         (
             FACTS,
-            "- **Value**: seconds of training to the baseline's val\\_loss, with its own on top unless it is confirmed; "
-            "none for a trial that never got there.",
+            "- **Value**: seconds of training to the baseline's val\\_loss, with its own on top unless it is "
+            "confirmed; none for a trial that never got there.",
         ),
         (replace(FACTS, objective="metric"), "- **Value**: the best val\\_loss within 10,240 samples."),
         (replace(FACTS, objective="both"), "within 10,240 samples, and the seconds that these took."),

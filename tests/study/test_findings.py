@@ -49,7 +49,7 @@ def test_everything_is_read_back_as_it_was_written(storage: str) -> None:
     write_growth(study, GROWTH)
     there = Findings.read(pick_study(existing_storage(storage, writes=False)))
     assert there == Findings.read(study)
-    assert (there.state, there.n_trials, len(there.trials), there.running) == ("ended", 4, 4, ())
+    assert (there.state, there.n_trials, len(there.trials), there.running) == ("ended", 4, 6, ())
     assert (there.facts, there.find, there.growth) == (FACTS, FIND, GROWTH)
     assert there.result is not None
     assert there.result.find == FIND
@@ -86,7 +86,7 @@ def test_while_it_searches_a_study_tells_what_runs_and_what_was_found_so_far(sto
     assert first.running[0].host == os.uname().nodename
     assert second.result is not None
     assert second.result.best == second.result.baseline == second.trials[0]
-    assert [len(findings.trials) for findings in seen] == [0, 1, 2, 3, 4, 4]  # the last two confirm the winner
+    assert [len(findings.trials) for findings in seen] == [0, 1, 2, 3, 4, 5, 6, 6]  # two neighbours; the last confirm
     assert {findings.state for findings in seen} == {"searching"}
     assert last.result is not None
     assert last.result.confirmed is None
@@ -100,7 +100,7 @@ def test_an_answer_counts_only_for_the_trials_it_was_given_for() -> None:
     assert seen[0].result is not None
     assert seen[0].result.set_values == ()
     now = Findings.read(study)
-    assert (now.state, now.n_trials, len(now.trials)) == ("ended", 5, 5)
+    assert (now.state, now.n_trials, len(now.trials)) == ("ended", 5, 7)
 
 
 def test_an_interrupt_shows() -> None:
@@ -147,7 +147,7 @@ def test_a_study_of_an_older_version_lacks_what_that_did_not_keep() -> None:
     assert (findings.state, findings.n_trials, findings.find, findings.growth) == ("unknown", None, None, None)
     assert (findings.environment.strategy, findings.environment.device) == ("", "NVIDIA H200")
     assert findings.result is not None
-    assert [trial.number for trial in findings.result.trials] == [0, 1, 2]
+    assert [trial.number for trial in findings.result.trials] == [0, 1, 2, 3, 4]
 
 
 def test_a_study_of_another_origin_or_without_its_settings_is_refused() -> None:

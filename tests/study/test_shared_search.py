@@ -109,12 +109,17 @@ def test_a_search_goes_on_when_one_of_two_is_killed_in_mid_trial(
     trials = study.trials
     result: TuneResult = pickle.loads((folders[1] / "result.pickle").read_bytes())
     assert [trial.number for trial in trials if trial.user_attrs.get("outcome") == "lost"] == lost
-    again = [trial.number for trial in trials if trial.params == trials[lost[0]].params and trial.number not in lost]
+    again = [
+        trial.number
+        for trial in trials
+        if trial.params == trials[lost[0]].params and trial.number not in lost and trial.user_attrs["role"] != "confirm"
+    ]
     assert len(again) == 1
     assert again[0] in [trial.number for trial in result.trials]
     assert trials[again[0]].user_attrs["role"] == trials[lost[0]].user_attrs["role"]
     assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
-    assert len(result.trials) == N_TRIALS
+    assert len([trial for trial in result.trials if trial.role != "edge"]) == N_TRIALS
+    assert study.best_trial.params == trials[result.answer.number or 0].params
     assert [trial.role for trial in result.trials].count("baseline") == 1
     assert result.confirmed is True
     assert result.study_name == "digits"
