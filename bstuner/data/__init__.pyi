@@ -1,3 +1,4 @@
+from .draws import drawn_batches as drawn_batches, has_own_batches as has_own_batches
 from .loaders import (
     batch_size_of as batch_size_of,
     cuts_batches as cuts_batches,
@@ -16,6 +17,7 @@ from .planned_batches import (
 from .probe_batches import ProbeBatches as ProbeBatches
 from .samples import (
     Samples as Samples,
+    batch_of as batch_of,
     largest_samples as largest_samples,
     pick_samples as pick_samples,
     worst_batches as worst_batches,

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bstuner.data.sample_size import sample_elements
+
 __all__ = ["ProbeBatches"]
 
 # Makes one part of a batch: from the number of samples, and the device or None for where the part is.
@@ -29,7 +31,8 @@ class ProbeBatches:
 
     At first the samples go through `collate_fn` once as they are and once repeated three times. If the second
     batch is the first with its rows repeated, so are all others made, right on the device. If not (random
-    choices, packed offsets, time-major layouts, types not known here), each batch is collated for real.
+    choices, packed offsets, time-major layouts, types not known here, a size that is refused), each batch is collated
+    for real.
 
     Every batch has tensors of its own, and nothing is kept of it. `collate_fn` gets copies of the samples, so
     it may change their containers, tensors and arrays; of other objects the copies are shallow.
@@ -37,17 +40,24 @@ class ProbeBatches:
     Args:
         samples: The samples to repeat, at least one.
         collate_fn: The loader's `collate_fn`.
+        learn: Whether to collate the samples now, which raises what `collate_fn` does; else each batch is collated
+            for real.
+
+    Attributes:
+        rows: How many samples there are.
+        elements: The elements in a batch of them; 0 where it was not made.
     """
 
-    def __init__(self, samples: list[Any], collate_fn: Callable[[list[Any]], Any]) -> None:
-        """Collate the samples twice, to learn how batches grow."""
+    def __init__(self, samples: list[Any], collate_fn: Callable[[list[Any]], Any], learn: bool = True) -> None:
+        """Collate the samples once as they are."""
         self._samples = samples
         self._collate_fn = collate_fn
-        rows = len(samples)
-        try:
-            self._recipe: _Recipe = _recipe(self._collate(rows), self._collate(3 * rows), rows)
-        except _NotTileableError:
-            self._recipe = self._collate
+        self.rows, self.elements = len(samples), 0
+        self._recipe: _Recipe = self._collate
+        self._base: tuple[Any] | None = None
+        if learn:
+            self._base = (self._collate(self.rows),)
+            self.elements = sample_elements(self._base)
 
     def make(self, size: int, device: torch.device | None = None) -> Any:
         """Make one batch.
@@ -59,7 +69,18 @@ class ProbeBatches:
             size: How many samples it holds.
             device: Where to make it; a batch that is collated for real stays where `collate_fn` puts it.
         """
+        self.learn()
         return self._recipe(size, device)
+
+    def learn(self) -> None:
+        """Collate the samples a second time, unless that is done, to learn how batches grow."""
+        if self._base is None:
+            return
+        base, self._base = self._base[0], None
+        try:
+            self._recipe = _recipe(base, self._collate(3 * self.rows), self.rows)
+        except Exception:  # not its rows repeated; or three times as many are refused, which the size asked may not be
+            self._recipe = self._collate
 
     def _collate(self, size: int, device: torch.device | None = None) -> Any:
         return self._collate_fn([_copy(sample) for sample in islice(cycle(self._samples), size)])
@@ -114,7 +135,7 @@ def _tensor_recipe(base: Tensor, triple: Tensor, rows: int) -> _Recipe:
         raise _NotTileableError
 
     def repeat(size: int, device: torch.device | None) -> Tensor:
-        there = base.to(device or base.device)
+        there = base if device in (None, base.device) else base[:size].to(device)
         return there.index_select(0, torch.arange(size, device=there.device) % rows)
 
     def clone(size: int, device: torch.device | None) -> Tensor:

@@ -81,7 +81,8 @@ class _Search:
         reference, fitting = session.batching.reference, self.stage == "fit"
         layout = self.global_batch.layout(answer) if fitting else BatchLayout(answer, 1, replicas(self.trainer))
         self.global_batch.refuse_short_limit(session.epoch, layout)
-        samples, line = session.data.samples, search.line
+        scanned, line = session.scanned(), search.line
+        looked_at = next((each for each in scanned if each.searched), None)
         result = FindResult(
             batch_size=answer,
             probes=tuple(self.probes),
@@ -101,12 +102,12 @@ class _Search:
             memory_intercept=line.intercept if line else None,
             memory_slope=line.slope if line else None,
             knee=step_time.knee if step_time else None,
-            scanned=samples.scanned if samples else 0,
-            dataset_size=samples.total if samples else None,
+            scanned=looked_at.scanned if looked_at else 0,
+            dataset_size=looked_at.total if looked_at else None,
             changed_settings=changed_settings(self.trainer, reference, layout) if fitting and reference else (),
             warnings=(
                 *([warning] if warning else []),
-                *data_warnings(session),
+                *data_warnings(session, scanned),
                 *session.compilation.warnings(),
                 *self._layout_warnings(search, layout),
             ),

@@ -13,7 +13,7 @@ from bstuner.ranks import Peers, run_on_all
 from bstuner.training._lightning import request_loaders, unwrap, validates, wrap
 from bstuner.training.batching import Batching, locate_batching
 from bstuner.training.freezing import FrozenFit
-from bstuner.training.probing.batches import ProbeData
+from bstuner.training.probing.batches import ProbeData, Scanned
 from bstuner.training.probing.compilation import Compilation
 from bstuner.training.probing.prober import Prober
 from bstuner.training.run import combined, epoch_data, largest_allowed, muted, passed_loaders, short_collections
@@ -84,7 +84,8 @@ class Session:
 
         def look() -> None:
             shares = self.batching.shares(self.trainer, self._role)
-            self.data = ProbeData(self.trainer, self.stage, self.settings.probe_with, self._observer.scanning)
+            settings = self.settings
+            self.data = ProbeData(self.trainer, self.stage, settings.probe_with, settings.scan, self._observer.scanning)
             found.append(epoch_data(self.trainer, self._role, self.data.loaders, shares))
 
         run_on_all(self.peers, look)
@@ -142,6 +143,10 @@ class Session:
         run_on_all(self.peers, look)
         epochs = [epoch for epoch in self.peers.gather(found[0]) if epoch is not None]
         return largest_allowed(self.trainer, "validate", EpochData.least(epochs), full=False) if epochs else None
+
+    def scanned(self) -> list[Scanned]:
+        """How far all processes together looked for the largest samples, for each loader."""
+        return [Scanned.of_all(each) for each in zip(*self.peers.gather(self.data.scanned()), strict=True)]
 
     @property
     def most(self) -> int | None:

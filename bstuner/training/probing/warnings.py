@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bstuner.core import BatchLayout, fuller_layouts
+from bstuner.training.probing.batches import Scanned
 from bstuner.training.probing.session import Session
 
 __all__ = ["accumulation_warnings", "data_warnings", "layout_warnings"]
 
 
-def data_warnings(session: Session) -> Iterator[str]:
-    """What of the data the probes may have missed."""
+# A largest sample of at least so many times the median is told.
+_FAR_ABOVE = 3
+
+
+def data_warnings(session: Session, scanned: Sequence[Scanned]) -> Iterator[str]:
+    """What of the data the probes may have missed.
+
+    Args:
+        session: the search.
+        scanned: how far was looked for the largest samples, for each loader.
+
+    """
     if session.batching_warning:
         yield session.batching_warning
-    samples = session.data.samples
-    if samples is not None and samples.missed:
-        of = f" of {samples.total:,}" if samples.total is not None else ""
-        yield (
-            f"Samples differ in size, and {samples.scanned:,}{of} were looked at: if a larger one than "
-            f"{samples.elements:,} elements exists, name it with probe_with."
-        )
+    for each in scanned:
+        if not each.whole:
+            of = f" of {each.total:,}" if each.total is not None else ""
+            data = "" if each.searched else "validation "
+            sizes = "of different sizes" if each.differ else "all of one size"
+            yield (
+                f"{each.scanned:,}{of} {data}samples were looked at, {sizes}: if a larger one than {each.elements:,} "
+                "elements exists, name it with probe_with, or look further with scan (scan='all' looks at all)."
+            )
+        if each.searched and each.elements >= _FAR_ABOVE * each.usual > 0:
+            yield (
+                f"The largest sample has {each.elements:,} elements, {each.elements / each.usual:.1f} times the "
+                f"median: ordinary batches need about {each.usual / each.elements:.0%} of the memory. "
+                "probe_with=... takes another sample."
+            )
     for kind in session.data.as_they_come:
         yield (
             f"{kind} makes its batches itself: probes took the first ones as they come, so a larger one may follow. "
