@@ -26,7 +26,7 @@ Scan = float | int | Literal["all"]
 # So many samples are kept to make batches of, as long as they hold so many elements together; two in any case, since
 # much of what users compute of a batch needs samples that differ.
 _KEEP = 16
-_KEPT_ELEMENTS = 2**21
+_KEPT_ELEMENTS = 2**24
 _AT_LEAST = 2
 # So many are looked at however long it takes.
 _LOOKED_AT = 8
