@@ -75,6 +75,7 @@ class FindResult:
         memory_slope: bytes per sample on that line.
         knee: smallest power of two with at least 90 % of the throughput of the largest size measured; None where
             too little was measured.
+        samples_per_batch: samples in a batch of that size, where a batch sampler makes another number; else None.
         scanned: how many samples were looked at to find the largest one.
         dataset_size: how many samples the dataset holds; None where that is unknown.
         changed_settings: settings that count in steps and so mean something else at the new batch size.
@@ -100,6 +101,7 @@ class FindResult:
     memory_intercept: float | None = None
     memory_slope: float | None = None
     knee: int | None = None
+    samples_per_batch: int | None = None
     scanned: int = 0
     dataset_size: int | None = None
     changed_settings: tuple[str, ...] = field(default=())
@@ -112,8 +114,12 @@ class FindResult:
 
     @property
     def global_batch_size(self) -> int:
-        """Samples per optimizer step, which is micro-batch size x accumulation x world size."""
-        return self.layout.global_batch_size
+        """Samples per optimizer step, which is micro-batch size x accumulation x world size.
+
+        Where a batch sampler makes other batches than its `batch_size` says, the samples of these count.
+        """
+        layout = self.layout
+        return (self.samples_per_batch or layout.micro) * layout.accumulate * layout.world
 
     @property
     def throughput(self) -> dict[int, float]:
@@ -150,6 +156,7 @@ class FindResult:
             "knee": self.knee,
             "probes": [asdict(probe) for probe in self.probes],
             "validation_probes": [asdict(probe) for probe in self.validation_probes],
+            "samples_per_batch": self.samples_per_batch,
             "scanned_samples": self.scanned,
             "dataset_size": self.dataset_size,
             "changed_settings": list(self.changed_settings),
@@ -179,6 +186,7 @@ class FindResult:
             memory_intercept=line["intercept_bytes"],
             memory_slope=line["bytes_per_sample"],
             seconds=content["search_seconds"],
+            samples_per_batch=content.get("samples_per_batch"),
             scanned=content["scanned_samples"],
             changed_settings=tuple(content["changed_settings"]),
             warnings=tuple(content["warnings"]),

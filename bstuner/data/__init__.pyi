@@ -6,6 +6,7 @@ from .loaders import (
     known_batch_size as known_batch_size,
     num_samples as num_samples,
     set_batch_size as set_batch_size,
+    size_holder as size_holder,
 )
 from .planned_batches import (
     Draw as Draw,

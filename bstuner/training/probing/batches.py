@@ -109,6 +109,11 @@ class ProbeData:
         """The loaders whose batches are taken as they come, by their classes."""
         return [type(loader).__name__ for loader in self.loaders.flattened if not cuts_batches(loader)]
 
+    @property
+    def decided_by_samplers(self) -> bool:
+        """Whether batch samplers of the user's decide how many samples a batch has."""
+        return any(cuts_batches(loader) and has_own_batches(loader) for loader in self.loaders.flattened)
+
     def main(self) -> Batches:
         """The batches whose size is searched for, at the size that the loaders have now."""
         return self._batches(self._role)

@@ -66,7 +66,10 @@ class _Search:
         self._check_resident()
         session.locate()
         session.look(self.global_batch.accumulate)
-        self.global_batch.refuse_other_unit(session.epoch, session.batching.holder)
+        reference, unit = session.batching.reference, 1.0
+        if reference is not None:
+            unit = session.samples_at(reference) / session.epoch.loaders[session.epoch.searched].size(reference)
+        self.global_batch.refuse_other_unit(session.epoch, session.batching.holder, unit)
         self.global_batch.refuse_short_epoch(session.epoch)
         if self.settings.validation and self.stage == "fit" and session.data.validation():
             self.validation = ValidationSearch(session)
@@ -78,7 +81,7 @@ class _Search:
         step_time = self._time_smaller_sizes(answer)
         if not self.settings.converts:
             refuse_contradictions(self.trainer, self.stage, session.epoch, answer)
-        reference, fitting = session.batching.reference, self.stage == "fit"
+        fitting = self.stage == "fit"
         layout = self.global_batch.layout(answer) if fitting else BatchLayout(answer, 1, replicas(self.trainer))
         self.global_batch.refuse_short_limit(session.epoch, layout)
         scanned, line = session.scanned(), search.line
@@ -101,6 +104,7 @@ class _Search:
             lr=self._learning_rate(),
             memory_intercept=line.intercept if line else None,
             memory_slope=line.slope if line else None,
+            samples_per_batch=session.samples_at(answer) if unit != 1 else None,
             knee=step_time.knee if step_time else None,
             scanned=looked_at.scanned if looked_at else 0,
             dataset_size=looked_at.total if looked_at else None,

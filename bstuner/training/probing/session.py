@@ -11,12 +11,20 @@ from bstuner.device import DeviceMemory, memory_of, name_on_host
 from bstuner.errors import NothingFits
 from bstuner.ranks import Peers, run_on_all
 from bstuner.training._lightning import request_loaders, unwrap, validates, wrap
-from bstuner.training.batching import Batching, locate_batching
+from bstuner.training.batching import Batching, check_following, locate_batching, samples_drawn
 from bstuner.training.freezing import FrozenFit
 from bstuner.training.probing.batches import ProbeData, Scanned
 from bstuner.training.probing.compilation import Compilation
 from bstuner.training.probing.prober import Prober
-from bstuner.training.run import combined, epoch_data, largest_allowed, muted, passed_loaders, short_collections
+from bstuner.training.run import (
+    combined,
+    epoch_data,
+    flat_loaders,
+    largest_allowed,
+    muted,
+    passed_loaders,
+    short_collections,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -83,6 +91,8 @@ class Session:
         found: list[EpochData] = []
 
         def look() -> None:
+            warning = check_following(self.trainer, self._role, self.batching)
+            self.batching_warning = " ".join(filter(None, (self.batching_warning, warning)))
             shares = self.batching.shares(self.trainer, self._role)
             settings = self.settings
             self.data = ProbeData(self.trainer, self.stage, settings.probe_with, settings.scan, self._observer.scanning)
@@ -143,6 +153,20 @@ class Session:
         run_on_all(self.peers, look)
         epochs = [epoch for epoch in self.peers.gather(found[0]) if epoch is not None]
         return largest_allowed(self.trainer, "validate", EpochData.least(epochs), full=False) if epochs else None
+
+    def samples_at(self, size: int) -> int:
+        """Samples that training really has in a batch of a size, which a batch sampler of the user's may decide."""
+        found: list[int | None] = []
+
+        def look() -> None:
+            self.batching.apply(size)
+            loaders = combined(self.trainer, request_loaders(self.trainer, self._role), self._role)
+            found.append(samples_drawn(flat_loaders(loaders)[self.epoch.searched]))
+
+        if not self.data.decided_by_samplers:
+            return size
+        run_on_all(self.peers, look)
+        return max((samples for samples in self.peers.gather(found[0]) if samples is not None), default=size)
 
     def scanned(self) -> list[Scanned]:
         """How far all processes together looked for the largest samples, for each loader."""
