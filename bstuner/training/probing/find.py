@@ -20,6 +20,7 @@ from bstuner.core import (
 from bstuner.errors import NothingFits
 from bstuner.training._lightning import replicas
 from bstuner.training.batching import GlobalBatch, Placement
+from bstuner.training.probing.prober import REFUSED
 from bstuner.training.probing.session import Session, open_session
 from bstuner.training.probing.validation import ValidationSearch
 from bstuner.training.probing.warnings import accumulation_warnings, data_warnings, layout_warnings
@@ -112,6 +113,7 @@ class _Search:
             warnings=(
                 *([warning] if warning else []),
                 *data_warnings(session, scanned),
+                *self._refusals(),
                 *session.compilation.warnings(),
                 *self._layout_warnings(search, layout),
             ),
@@ -139,11 +141,15 @@ class _Search:
         # round down to one.
         low = max(settings.init_val, 1 << (self.session.epoch.smallest_pair - 1).bit_length())
         low = low if high is None else min(low, high)
-        search = BatchSizeSearch(
-            self.session.capacity, low=low, high=high, margin=settings.margin, mode=settings.mode, sizes=sizes
-        )
+        search = self._search_from(low, high)
         while (size := search.next_size()) is not None:
-            search.record(size, self._probe(size).peak_bytes)
+            probe = self._probe(size)
+            reference = self.session.batching.reference or 0
+            if probe.reason.startswith(REFUSED) and size < reference and not any(each.fits for each in self.probes):
+                # What the user's own code makes of a batch may need more samples than that.
+                search = self._search_from(reference if high is None else min(reference, high), high)
+                continue
+            search.record(size, probe.peak_bytes)
         if search.best is None:
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
             if fits:  # but none of the sizes that would make the wanted batch does
@@ -152,6 +158,24 @@ class _Search:
         if self.session.most is not None and 2 * search.best > self.session.most:
             return search, "dataset"
         return search, "memory" if search.limited_by == "memory" else limit
+
+    def _search_from(self, low: int, high: int | None) -> BatchSizeSearch:
+        settings, sizes = self.settings, self.global_batch.sizes
+        return BatchSizeSearch(
+            self.session.capacity, low=low, high=high, margin=settings.margin, mode=settings.mode, sizes=sizes
+        )
+
+    def _may_be_refused(self, size: int) -> bool:
+        """Whether it says little of the model if the user's code fails at a size, since others are more like its own.
+
+        Some models take no fewer samples than some number, some only multiples of one: what ran and what the user's
+        code asks for are such sizes, and so are their multiples.
+        """
+        ran = min((probe.batch_size for probe in self.probes if probe.fits), default=None)
+        unit = ran or self.session.batching.reference
+        if unit is None or size < self.session.epoch.smallest_pair:
+            return False
+        return size < unit if ran is None else size % unit > 0
 
     def _allowed_by_data(self) -> int | None:
         """The largest size at which an epoch has a batch, of training and of the validation that follows it."""
@@ -167,7 +191,7 @@ class _Search:
                 self.validation.apply_few()
 
         try:
-            probe = self.session.probe(size, apply)
+            probe = self.session.probe(size, apply, refusable=self._may_be_refused(size))
         except Exception as error:
             # Many models cannot train on one sample (BatchNorm refuses it): that is why 1 comes last.
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=self.ceiling)
@@ -181,6 +205,17 @@ class _Search:
             raise
         self.probes.append(probe)
         return probe
+
+    def _refusals(self) -> tuple[str, ...]:
+        """What sizes the user's code refused, though others ran."""
+        refused = {p.batch_size: p.reason.removeprefix(REFUSED) for p in self.probes if p.reason.startswith(REFUSED)}
+        if not refused:
+            return ()
+        size, error = next(iter(refused.items()))
+        sizes = ", ".join(map(str, sorted(refused)))
+        return (
+            f"Your code refuses a batch size of {sizes} ({error.splitlines()[0]} at {size}): others were searched.",
+        )
 
     def _learning_rate(self) -> float | None:
         groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
@@ -234,8 +269,10 @@ class _Search:
     def _time_smaller_sizes(self, answer: int) -> StepTime | None:
         """Time a quarter and a sixteenth of the answer, and fit the step time through all that was timed."""
         timed = {p.batch_size: p.seconds for p in self.probes if p.seconds is not None and p.fits}
+        refused = [p.batch_size for p in self.probes if p.reason.startswith(REFUSED)]
+        smallest = max(self.session.epoch.smallest_pair, *(size + 1 for size in refused if size < answer), 0)
         for size in (answer // 4, answer // 16):
-            if size >= self.session.epoch.smallest_pair and size not in timed:
+            if size >= smallest and size not in timed:
                 seconds = self.session.time(size)
                 if seconds is not None:
                     timed[size] = seconds

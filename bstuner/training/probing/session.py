@@ -119,22 +119,29 @@ class Session:
         self._frozen.restore()
         self.memory.release()
 
-    def probe(self, size: int, apply: Callable[[int], None] | None = None, of: str = "batch size") -> Probe:
+    def probe(
+        self,
+        size: int,
+        apply: Callable[[int], None] | None = None,
+        of: str = "batch size",
+        refusable: bool = False,
+    ) -> Probe:
         """Run one size on all processes.
 
         Args:
             size: the batch size.
             apply: puts it in place; None for where the batch size lives.
             of: what the size is one of, in words.
+            refusable: whether the user's code may refuse this size: an error of it is then an answer, not a failure.
 
         """
         self._observer.probing(size, of)
-        probe = self._prober.probe(size, apply or self.batching.apply)
+        probe = self._prober.probe(size, apply or self.batching.apply, refusable)
         self._observer.probed(probe, of)
         return probe
 
     def time(self, size: int) -> float | None:
-        """Seconds of one steady step at a size that is known to fit; None should memory run out all the same."""
+        """Seconds of one steady step at a size that is likely to fit; None where it does not run all the same."""
         self._observer.probing(size, "batch size")
         return self._prober.time(size, self.batching.apply)
 
