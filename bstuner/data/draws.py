@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,8 @@ def drawn_keys(loader: Any, seconds: float) -> DrawnKeys | None:
     >>> drawn_keys(DataLoader(range(9), sampler=SubsetRandomSampler([5, 2])), seconds=1).keys
     [2, 5]
 
-    Of torch's own samplers all keys are known that they could ever draw. Any other draws one epoch, which may advance
-    its generators: whoever asks puts them back.
+    Of torch's own samplers all keys are known that they could ever draw. Any other draws epochs until one brings no new
+    key, which may advance its generators: whoever asks puts them back.
 
     Args:
         loader: A `DataLoader` that cuts batches.
@@ -60,14 +60,21 @@ def drawn_keys(loader: Any, seconds: float) -> DrawnKeys | None:
     if known is not None:
         return DrawnKeys(known, len(known))
     keys: list[Any] = []
-    ended = True
     until = time.perf_counter() + seconds
-    for drawn in sampler:
-        keys.extend(drawn) if own_batches else keys.append(drawn)
-        if len(keys) >= _MOST_KEYS or time.perf_counter() > until:
-            ended = False
+    known_so_far, ended, epochs = -1, True, 0
+    while ended and len(found := _once(keys)) > known_so_far:  # an epoch may draw what the one before has not
+        known_so_far, epochs = len(found), epochs + 1
+        for drawn in sampler:
+            keys.extend(drawn) if own_batches else keys.append(drawn)
+            if len(keys) >= _MOST_KEYS or time.perf_counter() > until:
+                ended = False
+                break
+        if any(not isinstance(key, Hashable) for key in keys[:1]):
+            found = keys  # which cannot be told apart
             break
-    return DrawnKeys(found := _once(keys), len(found) if ended else None)
+    if epochs > 2 and len(found) != len(_whole(loader.dataset) or ()):
+        ended = False  # what is drawn is another matter each time, so that there may be more
+    return DrawnKeys(_once(keys), len(found) if ended else None)
 
 
 def has_own_batches(loader: Any) -> bool:

@@ -97,7 +97,7 @@ def resize(loader: Any, size: int) -> None:
     """Change the batch size of a loader in place, be it one that Lightning has built again."""
     set_batch_size(loader, size)
     # _IndexBatchSamplerWrapper, which prediction puts around the batch sampler, reads the size of the one inside.
-    inside = getattr(loader.batch_sampler, "_batch_sampler", None)
+    inside = getattr(getattr(loader, "batch_sampler", None), "_batch_sampler", None)
     if inside is not None:
         inside.batch_size = size
 
