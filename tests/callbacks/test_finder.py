@@ -279,7 +279,7 @@ def test_an_error_of_the_users_code_says_at_which_size_it_came() -> None:
     model = BuiltIn(batch_size=4, length=64)
     with pytest.raises(ValueError, match="four, and nothing else") as error:
         found(model, max_val=32)
-    assert error.value.__notes__ == ["This happened in bstuner's search, in a probe with batch size 16."]
+    assert error.value.__notes__ == ["This happened in bstuner's search, in a probe with batch size 32."]
     assert model.batch_size == 4
 
 

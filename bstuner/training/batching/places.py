@@ -84,9 +84,9 @@ class AttributeBatching:
         """
         try:
             lightning_setattr(self._module, self._name, size)
-        except AttributeError as error:
+        except Exception as error:  # a property without a setter, a frozen object, a config that is read-only
             raise BatchSizeNotSettable(
-                f"Expected {self.holder} to be an attribute that can be set, found one that refuses: {error}. "
+                f"Expected {self.holder} to be an attribute that can be set, found one that refuses: {error!r}. "
                 f"Hold the batch size in a plain attribute, or name another one with batch_arg_name=..."
             ) from error
 
