@@ -9,6 +9,9 @@ from bstuner.core.layout import BatchLayout
 
 __all__ = ["FindResult", "LimitedBy", "Probe"]
 
+# A size with at least this share of the throughput of another is as good.
+_NEARLY = 0.9
+
 LimitedBy = Literal["memory", "dataset", "max_val", "global_batch_size"]
 
 
@@ -73,7 +76,7 @@ class FindResult:
         lr: the learning rate of the first parameter group, left as it was; None without an optimizer.
         memory_intercept: bytes at batch size 0 on the fitted memory line; None where too little was measured.
         memory_slope: bytes per sample on that line.
-        knee: smallest power of two with at least 90 % of the throughput of the largest size measured; None where
+        knee: smallest power of two with at least 90 % of the throughput of the fastest size measured; None where
             too little was measured.
         samples_per_batch: samples in a batch of that size, where a batch sampler makes another number; else None.
         scanned: how many samples were looked at to find the largest one.
@@ -128,6 +131,15 @@ class FindResult:
         return dict(sorted(timed.items()))
 
     @property
+    def fastest(self) -> int | None:
+        """The size with the most samples per second, where the answer has less than 90 % of these; else None."""
+        rates = self.throughput
+        best = max(rates, key=rates.__getitem__, default=None)
+        if best is None or self.batch_size not in rates or rates[self.batch_size] >= _NEARLY * rates[best]:
+            return None
+        return best
+
+    @property
     def peak_bytes(self) -> int | None:
         """Measured peak at the answer."""
         return next((p.peak_bytes for p in self.probes if p.batch_size == self.batch_size), None)
@@ -154,6 +166,7 @@ class FindResult:
             "memory_line": line,
             "throughput": {str(size): rate for size, rate in self.throughput.items()},
             "knee": self.knee,
+            "fastest": self.fastest,
             "probes": [asdict(probe) for probe in self.probes],
             "validation_probes": [asdict(probe) for probe in self.validation_probes],
             "samples_per_batch": self.samples_per_batch,

@@ -5,6 +5,7 @@ from .verdict import state_words as state_words, verdict_words as verdict_words
 from .words import (
     confirmed_words as confirmed_words,
     device_words as device_words,
+    fastest_words as fastest_words,
     fits_words as fits_words,
     format_lr as format_lr,
     format_metric as format_metric,

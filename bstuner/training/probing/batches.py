@@ -11,6 +11,7 @@ import torch
 from bstuner.data import (
     ProbeBatches,
     Samples,
+    Scan,
     batch_of,
     batch_size_of,
     cuts_batches,
@@ -83,7 +84,7 @@ class ProbeData:
         trainer: Trainer,
         stage: str,
         probe_with: int | Callable[[Any], Any] | None,
-        scan: float | int | str,
+        scan: Scan,
         progress: ScanProgress | None,
     ) -> None:
         self._trainer = trainer

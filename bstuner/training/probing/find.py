@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bstuner.core import (
@@ -15,6 +16,7 @@ from bstuner.core import (
     Observer,
     Probe,
     StepTime,
+    contradicting,
     format_bytes,
 )
 from bstuner.errors import NothingFits
@@ -23,7 +25,7 @@ from bstuner.training.batching import GlobalBatch, Placement
 from bstuner.training.probing.prober import REFUSED
 from bstuner.training.probing.session import Session, open_session
 from bstuner.training.probing.validation import ValidationSearch
-from bstuner.training.probing.warnings import accumulation_warnings, data_warnings, layout_warnings
+from bstuner.training.probing.warnings import accumulation_warnings, data_warnings, layout_warnings, thaw_warnings
 from bstuner.training.run import changed_settings, largest_allowed, last_batch_trouble, limit_of, refuse_contradictions
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ class _Search:
                 *([warning] if warning else []),
                 *data_warnings(session, scanned),
                 *self._refusals(),
+                *thaw_warnings(session),
                 *session.compilation.warnings(),
                 *self._layout_warnings(search, layout),
             ),
@@ -279,4 +282,9 @@ class _Search:
                     self.probes.append(Probe(size, None, seconds, fits=True))
         if len(timed) < 2:
             return None
+        for size in contradicting(timed):
+            seconds = self.session.time(size)
+            if seconds is not None and seconds < timed[size]:
+                timed[size] = seconds
+                self.probes = [replace(p, seconds=seconds) if p.batch_size == size else p for p in self.probes]
         return StepTime.fit(list(timed), list(timed.values()))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bstuner.core import EpochData, FindSettings, Observer, Probe, format_bytes
+from bstuner.data import known_batch_size
 from bstuner.device import DeviceMemory, memory_of, name_on_host
 from bstuner.errors import NothingFits
 from bstuner.ranks import Peers, run_on_all
@@ -200,9 +201,17 @@ class Session:
         smallest = min(probes, key=lambda probe: probe.batch_size)
         return NothingFits(
             f"Expected some batch to fit into {self.usable_in_words()}, but a batch of "
-            f"{smallest.batch_size} does not: {smallest.reason}. "
+            f"{smallest.batch_size} does not: {smallest.reason}{self._of_its_own(smallest)}. "
             "Free memory on the device, raise memory_limit, or shrink the model, its inputs or its precision."
         )
+
+    def _of_its_own(self, probe: Probe) -> str:
+        """The batch size of the validation loaders, where a probe did not get through these."""
+        if self.stage != "fit" or not probe.reason.startswith("out of memory in validation"):
+            return ""
+        sizes = [known_batch_size(loader) for loader in flat_loaders(request_loaders(self.trainer, "val"))]
+        known = " and ".join(str(size) for size in sizes if size is not None)
+        return f", whose loader has a batch size of {known}: make that smaller, or search for it with validation=True"
 
 
 @contextlib.contextmanager

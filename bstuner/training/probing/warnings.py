@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bstuner.core import BatchLayout, fuller_layouts
+from bstuner.training._lightning import lightning_of
 from bstuner.training.probing.batches import Scanned
 from bstuner.training.probing.session import Session
 
-__all__ = ["accumulation_warnings", "data_warnings", "layout_warnings"]
+__all__ = ["accumulation_warnings", "data_warnings", "layout_warnings", "thaw_warnings"]
 
 
 # A largest sample of at least so many times the median is told.
@@ -48,6 +49,18 @@ def data_warnings(session: Session, scanned: Sequence[Scanned]) -> Iterator[str]
             f"{kind} makes its batches itself: probes took the first ones as they come, so a larger one may follow. "
             "Keep a wider margin where they differ in size."
         )
+
+
+def thaw_warnings(session: Session) -> Iterator[str]:
+    """Where more of the model is trained later than the probes have seen."""
+    kind = lightning_of(session.trainer, "callbacks").BackboneFinetuning
+    for callback in session.trainer.callbacks if session.stage == "fit" else ():
+        if isinstance(callback, kind) and callback.unfreeze_backbone_at_epoch > session.trainer.current_epoch:
+            epoch = callback.unfreeze_backbone_at_epoch
+            yield (
+                f"{type(callback).__name__} unfreezes the backbone at epoch {epoch}: from there on a step takes more "
+                f"memory than was probed. BatchSizeFinder(milestones=({epoch},)) searches again then."
+            )
 
 
 def accumulation_warnings(module: nn.Module, layout: BatchLayout) -> Iterator[str]:
