@@ -18,6 +18,7 @@ from .planned_batches import (
 from .probe_batches import ProbeBatches as ProbeBatches
 from .samples import (
     Samples as Samples,
+    Scan as Scan,
     batch_of as batch_of,
     largest_samples as largest_samples,
     pick_samples as pick_samples,

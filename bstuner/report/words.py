@@ -131,7 +131,7 @@ def knee_words(result: FindResult, knee: int) -> str:
     rates = result.throughput
     if knee >= max(rates):
         return f"{knee}: throughput still rises up to the largest size measured"
-    fastest = max(rates, key=rates.__getitem__)
+    fastest = max(rates, key=lambda size: (rates[size], size))
     if knee not in rates:
         return f"{knee}: at least 90% of the throughput of {fastest}, by the fitted step time"
     if knee == fastest:
