@@ -144,8 +144,8 @@ def fastest_words(result: FindResult, fastest: int) -> str:
     rates, largest = result.throughput, result.batch_size
     return (
         f"{fastest} per device, by samples per second: {largest}, the largest that fits, has "
-        f"{rates[largest] / rates[fastest]:.0%} of its throughput. `bstuner tune` finds which one trains sooner, and at "
-        "which learning rate"
+        f"{rates[largest] / rates[fastest]:.0%} of its throughput. `bstuner tune` finds which one trains sooner, and "
+        "at which learning rate"
     )
 
 
