@@ -60,6 +60,8 @@ class BatchSizeFinder(OwnCallback):
             memory. On the CPU the limit counts the bytes of live tensors.
         probe_with: the sample to probe with: an index into the training dataset, or a function of the dataset that
             returns a sample. None to scan the dataset for its largest sample.
+        scan: how far to look for the largest sample: seconds (a float; for the training data, and as many for the
+            validation data), a number of samples (an int), or "all". Where not all were looked at, the result says so.
         global_batch_size: samples per optimizer step over all processes, met exactly: by the largest batch per device
             that fits and divides it, and accumulation. None to leave the Trainer's accumulation as it is.
         validation: also find the largest batch of the validation loaders of a fit. False to leave them at their own,
@@ -85,6 +87,7 @@ class BatchSizeFinder(OwnCallback):
         margin: float = 0.1,
         memory_limit: int | str | None = None,
         probe_with: int | Callable[[Any], Any] | None = None,
+        scan: float | int | Literal["all"] = 5.0,
         global_batch_size: int | None = None,
         validation: bool = False,
         milestones: Sequence[int] = (),
@@ -121,6 +124,7 @@ class BatchSizeFinder(OwnCallback):
             margin=margin,
             memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
             probe_with=probe_with,
+            scan=_scan(scan),
             global_batch_size=global_batch_size,
             validation=validation,
         )
@@ -247,6 +251,16 @@ class BatchSizeFinder(OwnCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The answer, from the checkpoint."""
         self._resumed = dict(state_dict)
+
+
+def _scan(scan: Any) -> float | int | Literal["all"]:
+    number = isinstance(scan, (int, float)) and not isinstance(scan, bool) and scan > 0
+    if scan != "all" and not number:
+        raise InvalidSetting(
+            f"Expected scan to be seconds (a float above 0), a number of samples (a whole number above 0) or 'all', "
+            f"found {scan!r}."
+        )
+    return scan  # type: ignore[no-any-return]
 
 
 def _epochs(milestones: Sequence[int]) -> tuple[int, ...]:

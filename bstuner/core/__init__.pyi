@@ -35,7 +35,7 @@ from .scaling import (
 )
 from .scheduler_calls import calls_by_epoch as calls_by_epoch, calls_by_step as calls_by_step, is_due as is_due
 from .search import BatchSizeSearch as BatchSizeSearch
-from .step_time import StepTime as StepTime
+from .step_time import StepTime as StepTime, contradicting as contradicting
 from .trial import (
     Ending as Ending,
     Mark as Mark,

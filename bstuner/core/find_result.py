@@ -9,6 +9,9 @@ from bstuner.core.layout import BatchLayout
 
 __all__ = ["FindResult", "LimitedBy", "Probe"]
 
+# A size with at least this share of the throughput of another is as good.
+_NEARLY = 0.9
+
 LimitedBy = Literal["memory", "dataset", "max_val", "global_batch_size"]
 
 
@@ -73,8 +76,9 @@ class FindResult:
         lr: the learning rate of the first parameter group, left as it was; None without an optimizer.
         memory_intercept: bytes at batch size 0 on the fitted memory line; None where too little was measured.
         memory_slope: bytes per sample on that line.
-        knee: smallest power of two with at least 90 % of the throughput of the largest size measured; None where
+        knee: smallest power of two with at least 90 % of the throughput of the fastest size measured; None where
             too little was measured.
+        samples_per_batch: samples in a batch of that size, where a batch sampler makes another number; else None.
         scanned: how many samples were looked at to find the largest one.
         dataset_size: how many samples the dataset holds; None where that is unknown.
         changed_settings: settings that count in steps and so mean something else at the new batch size.
@@ -100,6 +104,7 @@ class FindResult:
     memory_intercept: float | None = None
     memory_slope: float | None = None
     knee: int | None = None
+    samples_per_batch: int | None = None
     scanned: int = 0
     dataset_size: int | None = None
     changed_settings: tuple[str, ...] = field(default=())
@@ -112,14 +117,27 @@ class FindResult:
 
     @property
     def global_batch_size(self) -> int:
-        """Samples per optimizer step, which is micro-batch size x accumulation x world size."""
-        return self.layout.global_batch_size
+        """Samples per optimizer step, which is micro-batch size x accumulation x world size.
+
+        Where a batch sampler makes other batches than its `batch_size` says, the samples of these count.
+        """
+        layout = self.layout
+        return (self.samples_per_batch or layout.micro) * layout.accumulate * layout.world
 
     @property
     def throughput(self) -> dict[int, float]:
         """Samples per second of every size that was timed, smallest size first."""
         timed = {p.batch_size: p.samples_per_second for p in self.probes if p.samples_per_second is not None}
         return dict(sorted(timed.items()))
+
+    @property
+    def fastest(self) -> int | None:
+        """The size with the most samples per second, where the answer has less than 90 % of these; else None."""
+        rates = self.throughput
+        best = max(rates, key=rates.__getitem__, default=None)
+        if best is None or self.batch_size not in rates or rates[self.batch_size] >= _NEARLY * rates[best]:
+            return None
+        return best
 
     @property
     def peak_bytes(self) -> int | None:
@@ -148,8 +166,10 @@ class FindResult:
             "memory_line": line,
             "throughput": {str(size): rate for size, rate in self.throughput.items()},
             "knee": self.knee,
+            "fastest": self.fastest,
             "probes": [asdict(probe) for probe in self.probes],
             "validation_probes": [asdict(probe) for probe in self.validation_probes],
+            "samples_per_batch": self.samples_per_batch,
             "scanned_samples": self.scanned,
             "dataset_size": self.dataset_size,
             "changed_settings": list(self.changed_settings),
@@ -179,6 +199,7 @@ class FindResult:
             memory_intercept=line["intercept_bytes"],
             memory_slope=line["bytes_per_sample"],
             seconds=content["search_seconds"],
+            samples_per_batch=content.get("samples_per_batch"),
             scanned=content["scanned_samples"],
             changed_settings=tuple(content["changed_settings"]),
             warnings=tuple(content["warnings"]),

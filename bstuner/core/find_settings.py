@@ -16,6 +16,7 @@ class FindSettings:
     """What a user may choose; the meaning of each is documented at `BatchSizeFinder`.
 
     Args:
+        scan: how far to look for the largest sample: seconds (a float), samples (an int) or "all".
         converts: whether the caller converts what the user counts in batches to the batch size that it chooses.
 
     """
@@ -28,6 +29,7 @@ class FindSettings:
     margin: float = 0.1
     memory_limit: int | None = None
     probe_with: int | Callable[[Any], Any] | None = None
+    scan: float | int | Literal["all"] = 5.0
     global_batch_size: int | None = None
     validation: bool = False
     converts: bool = False

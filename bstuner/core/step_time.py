@@ -13,11 +13,13 @@ from bstuner.errors import InvalidSetting
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["StepTime"]
+__all__ = ["StepTime", "contradicting"]
 
-# The knee is where this share of the largest size's throughput is reached; below so many sizes it is a guess.
+# The knee is where this share of the fastest size's throughput is reached; below so many sizes it is a guess.
 _KNEE_SHARE = 0.9
 _KNEE_SIZES = 3
+# A step is clearly longer than another from here on.
+_CLEARLY = 1.5
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class StepTime:
 
     @property
     def knee(self) -> int | None:
-        """The smallest power of two with at least 90 % of the throughput of the largest size timed.
+        """The smallest power of two with at least 90 % of the throughput of the fastest size timed.
 
         None if fewer than three sizes were timed, or no power of two between the smallest and the largest
         reaches it.
@@ -100,7 +102,7 @@ class StepTime:
         if len(self.measured) < _KNEE_SIZES:
             return None
         smallest, largest = min(self.measured), max(self.measured)
-        enough = _KNEE_SHARE * self.throughput(largest)
+        enough = _KNEE_SHARE * max(self.throughput(size) for size in self.measured)
         powers = (1 << k for k in range((smallest - 1).bit_length(), largest.bit_length()))
         return next((size for size in powers if self.throughput(size) >= enough), None)
 
@@ -131,6 +133,22 @@ class StepTime:
         floor_ends = (self.floor - self.overhead) / self.per_sample
         on_line = math.sqrt(critical_batch_size * (self.overhead / self.per_sample)) if self.overhead else 0.0
         return max(floor_ends, on_line)
+
+
+def contradicting(timed: Mapping[int, float]) -> list[int]:
+    """Sizes whose step took clearly longer than that of a larger size: something got in its way, so time it again.
+
+    >>> contradicting({2: 0.010, 8: 0.030, 32: 0.012})
+    [8]
+
+    Args:
+        timed: Seconds per step at each size.
+    """
+    return [
+        size
+        for size, seconds in sorted(timed.items())
+        if any(other > size and seconds > _CLEARLY * faster for other, faster in timed.items())
+    ]
 
 
 def _fit(points: list[tuple[int, float]]) -> tuple[float, float, float]:

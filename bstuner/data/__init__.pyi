@@ -1,3 +1,4 @@
+from .draws import drawn_batches as drawn_batches, has_own_batches as has_own_batches
 from .loaders import (
     batch_size_of as batch_size_of,
     cuts_batches as cuts_batches,
@@ -5,6 +6,7 @@ from .loaders import (
     known_batch_size as known_batch_size,
     num_samples as num_samples,
     set_batch_size as set_batch_size,
+    size_holder as size_holder,
 )
 from .planned_batches import (
     Draw as Draw,
@@ -16,6 +18,8 @@ from .planned_batches import (
 from .probe_batches import ProbeBatches as ProbeBatches
 from .samples import (
     Samples as Samples,
+    Scan as Scan,
+    batch_of as batch_of,
     largest_samples as largest_samples,
     pick_samples as pick_samples,
     worst_batches as worst_batches,

@@ -15,6 +15,7 @@ __all__ = [
     "known_batch_size",
     "num_samples",
     "set_batch_size",
+    "size_holder",
 ]
 
 
@@ -31,9 +32,9 @@ def batch_size_of(loader: object) -> int:
     Raises:
         BatchSizeNotSettable: It has no batch size.
     """
-    size = getattr(_holder(loader), "batch_size", None)
+    size = getattr(size_holder(loader), "batch_size", None)
     if isinstance(size, bool) or not isinstance(size, int):
-        raise _not_settable(_holder(loader), size)
+        raise _not_settable(size_holder(loader), size)
     return size
 
 
@@ -71,8 +72,11 @@ def set_batch_size(loader: object, size: int) -> None:
         BatchSizeNotSettable: It has no batch size, or that is read-only.
     """
     batch_size_of(loader)
-    holder = _holder(loader)
+    holder = size_holder(loader)
+    sampler = getattr(loader, "sampler", None)  # one that makes groups of the loader's size, perhaps
     try:
+        if sampler is not holder and getattr(sampler, "batch_size", None) == holder.batch_size:
+            sampler.batch_size = size  # type: ignore[union-attr]
         holder.batch_size = size
     except AttributeError as error:
         raise _not_settable(holder, "a read-only value") from error
@@ -104,18 +108,25 @@ def num_samples(loader: Any) -> int | None:
         loader: Anything that yields batches. Where only the number of batches is told, by a `__len__` that follows
             the batch size, that size is set to 1 for a moment to count samples.
     """
+    if _loads_in_bulk(loader):
+        return _count_drawn(loader, loader.sampler)
     if not cuts_batches(loader):
         return None if isinstance(loader, DataLoader) else _count_by_length(loader, loader)
     if isinstance(loader.dataset, IterableDataset):
-        source: Any = loader.dataset
-    elif not _has_own_batch_sampler(loader):
-        source = loader.sampler
-    elif hasattr(loader.batch_sampler, "sampler"):
-        source = loader.batch_sampler.sampler  # loader.sampler is only a placeholder then
-    else:
-        return _count_by_length(loader, loader.batch_sampler)
+        return _length(loader.dataset)
+    if not _has_own_batch_sampler(loader):
+        return _length(loader.sampler)
+    return _count_drawn(loader, loader.batch_sampler)  # loader.sampler is only a placeholder then
+
+
+def _count_drawn(loader: Any, sampler: Any) -> int | None:
+    """Count the samples that a sampler of batches draws."""
+    return _length(sampler.sampler) if hasattr(sampler, "sampler") else _count_by_length(loader, sampler)
+
+
+def _length(sized: Any) -> int | None:
     try:
-        return len(source)
+        return len(sized)
     except (TypeError, NotImplementedError):
         return None
 
@@ -147,16 +158,38 @@ def drops_last(loader: Any) -> bool:
     Args:
         loader: Anything that yields batches.
     """
+    if _loads_in_bulk(loader):
+        return bool(getattr(loader.sampler, "drop_last", False))
     own = getattr(loader, "drop_last", False)
     return bool(getattr(getattr(loader, "batch_sampler", None), "drop_last", own))
+
+
+def _loads_in_bulk(loader: object) -> bool:
+    """Whether the sampler of a loader with batch_size=None draws the keys of a batch at a time."""
+    bulk = isinstance(loader, DataLoader) and loader.batch_sampler is None
+    return bulk and isinstance(getattr(loader.sampler, "batch_size", None), int)  # type: ignore[attr-defined]
 
 
 def _has_own_batch_sampler(loader: DataLoader[Any]) -> bool:
     return loader.batch_size is None and loader.batch_sampler is not None
 
 
-def _holder(loader: object) -> Any:
-    """The object whose `batch_size` a loader follows."""
+def size_holder(loader: object) -> Any:
+    """The object whose `batch_size` a loader follows.
+
+    >>> from torch.utils.data import BatchSampler, SequentialSampler
+    >>> sampler = BatchSampler(SequentialSampler(range(10)), 4, drop_last=False)
+    >>> size_holder(DataLoader(range(10), batch_sampler=sampler)) is sampler
+    True
+    >>> size_holder(DataLoader(range(10), batch_size=None, sampler=sampler)) is sampler  # torch's bulk loading
+    True
+
+    Args:
+        loader: Anything that yields batches.
+
+    Raises:
+        BatchSizeNotSettable: It has none.
+    """
     if not isinstance(loader, DataLoader):
         if hasattr(loader, "batch_size"):
             return loader
@@ -166,6 +199,8 @@ def _holder(loader: object) -> Any:
             f"read it whenever batches are made, or give the LightningModule or LightningDataModule that builds it "
             f"an attribute `batch_size`, and build the loader from that."
         )
+    if _loads_in_bulk(loader):
+        return loader.sampler
     if loader.batch_sampler is None:
         raise BatchSizeNotSettable(
             f"The DataLoader over {type(loader.dataset).__qualname__} must have a batch size, but it was "

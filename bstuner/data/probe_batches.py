@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bstuner.data.sample_size import sample_elements
+
 __all__ = ["ProbeBatches"]
 
 # Makes one part of a batch: from the number of samples, and the device or None for where the part is.
@@ -29,7 +31,8 @@ class ProbeBatches:
 
     At first the samples go through `collate_fn` once as they are and once repeated three times. If the second
     batch is the first with its rows repeated, so are all others made, right on the device. If not (random
-    choices, packed offsets, time-major layouts, types not known here), each batch is collated for real.
+    choices, packed offsets, time-major layouts, types not known here, a size that is refused), each batch is collated
+    for real.
 
     Every batch has tensors of its own, and nothing is kept of it. `collate_fn` gets copies of the samples, so
     it may change their containers, tensors and arrays; of other objects the copies are shallow.
@@ -37,17 +40,24 @@ class ProbeBatches:
     Args:
         samples: The samples to repeat, at least one.
         collate_fn: The loader's `collate_fn`.
+        learn: Whether to collate the samples now, which raises what `collate_fn` does; else each batch is collated
+            for real.
+
+    Attributes:
+        rows: How many samples there are.
+        elements: The elements in a batch of them; 0 where it was not made.
     """
 
-    def __init__(self, samples: list[Any], collate_fn: Callable[[list[Any]], Any]) -> None:
-        """Collate the samples twice, to learn how batches grow."""
+    def __init__(self, samples: list[Any], collate_fn: Callable[[list[Any]], Any], learn: bool = True) -> None:
+        """Collate the samples once as they are."""
         self._samples = samples
         self._collate_fn = collate_fn
-        rows = len(samples)
-        try:
-            self._recipe: _Recipe = _recipe(self._collate(rows), self._collate(3 * rows), rows)
-        except _NotTileableError:
-            self._recipe = self._collate
+        self.rows, self.elements = len(samples), 0
+        self._recipe: _Recipe = self._collate
+        self._base: tuple[Any] | None = None
+        if learn:
+            self._base = (self._collate(self.rows),)
+            self.elements = sample_elements(self._base)
 
     def make(self, size: int, device: torch.device | None = None) -> Any:
         """Make one batch.
@@ -59,7 +69,18 @@ class ProbeBatches:
             size: How many samples it holds.
             device: Where to make it; a batch that is collated for real stays where `collate_fn` puts it.
         """
+        self.learn()
         return self._recipe(size, device)
+
+    def learn(self) -> None:
+        """Collate the samples a second time, unless that is done, to learn how batches grow."""
+        if self._base is None:
+            return
+        base, self._base = self._base[0], None
+        try:
+            self._recipe = _recipe(base, self._collate(3 * self.rows), self.rows)
+        except Exception:  # not its rows repeated; or three times as many are refused, which the size asked may not be
+            self._recipe = self._collate
 
     def _collate(self, size: int, device: torch.device | None = None) -> Any:
         return self._collate_fn([_copy(sample) for sample in islice(cycle(self._samples), size)])
@@ -113,8 +134,13 @@ def _tensor_recipe(base: Tensor, triple: Tensor, rows: int) -> _Recipe:
     if {base.layout, triple.layout} != {torch.strided} or base.is_nested:
         raise _NotTileableError
 
+    unseen = _rows_as_bytes(base) if rows > 0 and base.shape[:1] == (rows,) else None
+
     def repeat(size: int, device: torch.device | None) -> Tensor:
-        there = base.to(device or base.device)
+        if unseen is not None and device in (None, base.device):
+            taken = torch.from_numpy(unseen[np.arange(size) % rows])
+            return taken.view(base.dtype).view(size, *base.shape[1:])
+        there = base if device in (None, base.device) else base[:size].to(device)
         return there.index_select(0, torch.arange(size, device=there.device) % rows)
 
     def clone(size: int, device: torch.device | None) -> Tensor:
@@ -124,6 +150,14 @@ def _tensor_recipe(base: Tensor, triple: Tensor, rows: int) -> _Recipe:
     if not _identical(repeat(3 * rows, None) if grows else base, triple):
         raise _NotTileableError
     return repeat if grows else clone
+
+
+def _rows_as_bytes(base: Tensor) -> np.ndarray[Any, Any] | None:
+    """The rows of a tensor in host memory; taken from here, no op is given the tensor, which is no part of a batch."""
+    plain = type(base) is Tensor and base.device.type == "cpu" and base.is_contiguous() and not base.requires_grad
+    if not plain or base.numel() == 0 or base.is_conj() or base.is_neg():
+        return None
+    return base.reshape(len(base), -1).view(torch.uint8).numpy()
 
 
 def _identical(one: Tensor, other: Tensor) -> bool:

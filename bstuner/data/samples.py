@@ -1,24 +1,37 @@
-"""The largest sample in a dataset, and batches of any size made of it."""
+"""The largest samples that a loader draws, and batches of any size made of them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from itertools import cycle, islice
-from typing import Any
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import cycle, islice, tee, zip_longest
+from typing import Any, Literal
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
+from bstuner.data.draws import drawn_keys, has_own_batches
 from bstuner.data.probe_batches import ProbeBatches
+from bstuner.data.reading import read_samples
 from bstuner.data.sample_size import sample_elements, sample_extents
 from bstuner.errors import EmptyDataset, InvalidSetting
 
-__all__ = ["ProbeBatches", "Samples", "largest_samples", "pick_samples", "worst_batches"]
+__all__ = ["ProbeBatches", "Samples", "Scan", "batch_of", "largest_samples", "pick_samples", "worst_batches"]
 
-# The samples that are kept hold so many elements together, unless a single one holds more.
-_KEPT_ELEMENTS = 2**20
-# So many samples of one size, spread over the whole dataset, and the rest is taken to be of that size too.
-_ENOUGH = 64
+# How far to look: seconds, a number of samples, or at all of them.
+Scan = float | int | Literal["all"]
+
+# So many samples are kept to make batches of, as long as they hold so many elements together; two in any case, since
+# much of what users compute of a batch needs samples that differ.
+_KEEP = 16
+_KEPT_ELEMENTS = 2**24
+_AT_LEAST = 2
+# So many are looked at however long it takes.
+_LOOKED_AT = 8
+# Where nothing is padded, so many others stand among the largest.
+_FEW_OTHERS = 3
 # The most samples kept for being the longest in one direction, out of as many directions as samples may have.
 _KEPT_EXTREMES = 4
 _MOST_DIRECTIONS = 64
@@ -31,85 +44,170 @@ class Samples:
     Attributes:
         items: The largest samples, all of the same number of elements.
         scanned: How many samples were looked at.
-        total: How many there are in the dataset, or None where it does not say.
+        total: How many the loader draws from, or None where it does not say.
         elements: The elements in each of `items`; see `sample_elements`.
-        missed: Whether larger ones may have been missed: sizes differ, and not all were looked at.
+        whole: Whether all samples were looked at.
+        differ: Whether they differ in size.
+        usual: The median of the elements in a sample.
         extremes: Samples that are smaller than `items` but longer in one direction: a wide image, a long label.
+        spread: The first samples looked at, which lie far apart in the dataset.
+        sizes: The elements in each sample looked at by its key, where a batch sampler of the user's chooses what goes
+            together; else empty.
     """
 
     items: list[Any]
     scanned: int
     total: int | None
     elements: int
-    missed: bool = False
+    whole: bool = True
+    differ: bool = False
+    usual: float = 0.0
     extremes: list[Any] = dataclasses.field(default_factory=list)
+    spread: list[Any] = dataclasses.field(default_factory=list)
+    sizes: dict[Any, int] = dataclasses.field(default_factory=dict)
 
 
 def largest_samples(
-    dataset: Any,
+    loader: DataLoader[Any],
     *,
-    bound: int = 1000,
-    keep: int = 8,
+    scan: Scan = 5.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
-    """Find the largest samples of a dataset by reading a bounded number of them.
+    """Find the largest samples that a loader draws, by reading them as it does.
 
-    >>> largest_samples(["a", "ccc", "bb", "ddd"]).items
-    ['ccc', 'ddd']
+    >>> found = largest_samples(DataLoader(["a", "ccc", "bb", "dddd"], collate_fn=list))
+    >>> found.items, found.scanned, found.whole
+    (['dddd'], 4, True)
 
-    Of a dataset with `__getitem__` and `__len__`, samples are read evenly spaced from the first to the last,
-    all of them if there are at most `bound`. Reading stops after 64 spread over the whole that are all of one
-    size. Of any other dataset the first `bound` samples are read. Reading runs the dataset's own code, random
-    augmentation included.
+    Only what the sampler draws is read: the first and the last of it, then the rest in an even stride, so that what was
+    looked at when time is up lies evenly over the whole. A stream is read from its start. Reading runs the dataset's
+    own code, random augmentation included.
 
     Args:
-        dataset: Any dataset a `DataLoader` accepts.
-        bound: The most samples to read.
-        keep: The most samples to keep of those tied for the largest, in the order they were read; fewer of large
-            ones.
+        loader: A `DataLoader` that cuts batches.
+        scan: How far to look: seconds (a float), a number of samples (an int), or "all". Eight samples are
+            looked at in any case.
         progress: Called after each sample with the number read and the number to read.
 
     Raises:
         EmptyDataset: There are no samples.
     """
-    total = _length(dataset)
-    if total is None:
-        scan: Iterable[Any] = islice(iter(dataset), bound)
-        planned = bound
-    else:
-        order = _scan_order(total, bound)
-        scan = (dataset[index] for index in order)
-        planned = len(order)
-    items: list[Any] = []
+    seconds = scan if isinstance(scan, float) else math.inf
+    most = scan if isinstance(scan, int) else None
+    started = time.perf_counter()
+    drawn = drawn_keys(loader, seconds / 2)
+    keys = None if drawn is None else _evenly(drawn.keys)
+    noted: Iterator[Any] = iter(())
+    if keys is not None and has_own_batches(loader):
+        keys, noted = tee(keys)
+    sizes: dict[Any, int] = {}
+    look, scanned, counts = _Look(), 0, Counter[int]()
+    whole = drawn is None or drawn.total is not None
+    planned = most if drawn is None else min(len(drawn.keys), most or len(drawn.keys))
     kinds: set[Any] = set()
-    longest: dict[Any, tuple[int, Any]] = {}
-    largest, scanned = -1, 0
-    for sample in scan:
-        scanned += 1
-        elements, extents = sample_elements(sample), sample_extents(sample)
-        kinds.add((elements, *extents.items()))
-        for direction, length in extents.items():
-            if direction in longest:
-                if length > longest[direction][0]:
-                    longest[direction] = length, sample
-            elif len(longest) < _MOST_DIRECTIONS:
-                longest[direction] = length, sample
-        if elements > largest:
-            largest, items = elements, []
-        if elements == largest and len(items) < keep:
-            items.append(sample)
-        if progress is not None:
-            progress(scanned, planned)
-        if total is not None and scanned == _ENOUGH and len(kinds) == 1:
+    for elements, extents, sample in read_samples(loader, keys, _Look()):
+        if (scanned >= _LOOKED_AT and time.perf_counter() - started > seconds) or (
+            most is not None and scanned >= most
+        ):
+            whole = False
             break
-    if not items:
+        scanned += 1
+        counts[elements] += 1
+        for key in islice(noted, 1):
+            if isinstance(key, Hashable):
+                sizes[key] = elements
+        if len(kinds) < 2:
+            kinds.add((elements, *extents.items()))
+        for one in sample:
+            look.see(elements, extents, one)
+        if progress is not None:
+            progress(scanned, planned or scanned)
+    if not scanned:
         raise EmptyDataset(
-            f"The dataset {type(dataset).__qualname__} must hold at least one sample to probe with, but it "
+            f"The dataset {type(loader.dataset).__qualname__} must hold at least one sample to probe with, but it "
             f"is empty. Check the path or the filter it was built with."
         )
-    kept = max(1, min(keep, _KEPT_ELEMENTS // max(1, largest)))
-    missed = len(kinds) > 1 and (scanned == bound if total is None else scanned < total)
-    return Samples(items[:kept], scanned, total, largest, missed, _extremes(items[:kept], longest))
+    total = drawn.total if drawn is not None else scanned if whole else None
+    return Samples(
+        items=look.largest,
+        scanned=scanned,
+        total=total,
+        elements=look.most,
+        whole=whole,
+        differ=len(kinds) > 1,
+        usual=_median(counts),
+        extremes=_extremes(look.largest, look.longest),
+        spread=look.first,
+        sizes=sizes,
+    )
+
+
+class _Look:
+    """Measures samples, and keeps those that a batch should be made of.
+
+    It is called where samples are read, with a list of them, and returns the size of each; of those that may be worth
+    keeping also the sample, in a list, so that no other leaves its worker.
+    """
+
+    def __init__(self) -> None:
+        self.most = -1
+        self.largest: list[Any] = []
+        self.first: list[Any] = []
+        self.longest: dict[Any, tuple[int, Any]] = {}
+
+    def __call__(self, samples: list[Any]) -> list[tuple[int, dict[Any, int], list[Any]]]:
+        looked = []
+        for sample in samples:
+            elements, extents = sample_elements(sample), sample_extents(sample)
+            looked.append((elements, extents, [sample] if self.see(elements, extents, None) else []))
+        return looked
+
+    def see(self, elements: int, extents: dict[Any, int], sample: Any) -> bool:
+        """Keep a sample, should it be worth it; and tell whether it was."""
+        wanted = False
+        if elements > self.most:
+            self.most, self.largest = elements, []
+        keep = max(_AT_LEAST, min(_KEEP, _KEPT_ELEMENTS // max(1, self.most)))
+        for kept, worth in ((self.largest, elements == self.most), (self.first, True)):
+            if worth and len(kept) < keep:
+                kept.append(sample)
+                wanted = True
+            del kept[keep:]
+        for direction, length in extents.items():
+            longer = direction in self.longest and length > self.longest[direction][0]
+            if longer or (direction not in self.longest and len(self.longest) < _MOST_DIRECTIONS):
+                self.longest[direction] = length, sample
+                wanted = True
+        return wanted
+
+
+def _median(counts: Counter[int]) -> float:
+    """The middle one of values, of which it is told how often each came."""
+    passed, half = 0, sum(counts.values()) / 2
+    for value in sorted(counts):
+        passed += counts[value]
+        if passed >= half:
+            return value
+    return 0
+
+
+def _evenly(keys: Sequence[Any]) -> Iterator[Any]:
+    """All of some keys: the ends, then in a stride that has no factor in common with their number.
+
+    A golden section of the whole as stride leaves the places visited even at any time, and meets no rhythm in the data,
+    as a power of two would that of labels which alternate.
+    """
+    total = len(keys)
+    ends = {0, total - 1} if total else set()
+    yield from (keys[place] for place in sorted(ends))
+    stride = max(1, round(total * (math.sqrt(5) - 1) / 2))
+    while math.gcd(stride, max(1, total)) > 1:
+        stride += 1
+    place = 0
+    for _ in range(total):
+        place = (place + stride) % total
+        if place not in ends:
+            yield keys[place]
 
 
 def _extremes(items: list[Any], longest: dict[Any, tuple[int, Any]]) -> list[Any]:
@@ -125,52 +223,112 @@ def _extremes(items: list[Any], longest: dict[Any, tuple[int, Any]]) -> list[Any
     return found
 
 
-def worst_batches(samples: Samples, collate_fn: Callable[[list[Any]], Any]) -> ProbeBatches:
-    """Batches of the largest samples; of these and of the longest in each direction, where padding makes that more.
+def worst_batches(samples: Samples, collate_fn: Callable[[list[Any]], Any], size: int = 1) -> ProbeBatches:
+    """Batches of different samples that take as much as any that a loader could make of them.
 
     >>> import numpy as np
     >>> def pad(images):
     ...     height, width = (max(image.shape[side] for image in images) for side in (0, 1))
     ...     return np.zeros((len(images), height, width))
     >>> images = [np.zeros(shape) for shape in [(5, 5), (2, 9), (9, 2)]]
-    >>> worst_batches(largest_samples(images), pad).make(7).shape
+    >>> found = largest_samples(DataLoader(images, collate_fn=pad))
+    >>> worst_batches(found, pad).make(7).shape
     (7, 9, 9)
-    >>> [image.shape for image in worst_batches(largest_samples(images), list).make(2)]
-    [(5, 5), (5, 5)]
+
+    Where samples are padded to the longest, a batch is a mixture: samples that lie far apart in the dataset, among them
+    the largest and those that are longest in one direction. Where they are not, it is made of copies of the largest
+    and a few others. Where the `collate_fn` takes only samples of one size together, only the copies are left.
 
     Args:
         samples: The samples found.
         collate_fn: The loader's `collate_fn`.
+        size: A batch size that the user's own code makes, and so accepts.
     """
-    largest = ProbeBatches(samples.items, collate_fn)
-    if not samples.extremes:
-        return largest
-    # The extremes come first, so that a small batch holds them too.
-    mixture = [*samples.extremes, *islice(cycle(samples.items), max(len(samples.items), len(samples.extremes)))]
-    try:
-        mixed = ProbeBatches(mixture, collate_fn)
-        if sample_elements(mixed.make(len(mixture))) > sample_elements(largest.make(len(mixture))):
-            return mixed
-    except Exception:  # the user's code has never seen these samples together, and may refuse to
-        return largest
-    return largest
+    items = samples.items
+    alike = [each for each in items if _kind(each) == _kind(items[0])]
+    patterns = [alike]
+    if samples.differ:
+        others = [each for pair in zip_longest(items[1:], samples.spread) for each in pair]
+        mixture = _unlike(samples.extremes, items[:1], others)
+        patterns = [mixture[: max(len(samples.extremes) + 1, len(samples.spread))], _mostly(samples), alike]
+    for rows in (None, size):
+        made: list[ProbeBatches] = []
+        for place, pattern in enumerate(patterns):
+            filled = _filled(pattern, rows)
+            try:
+                made.append(_batches(filled, collate_fn, samples.elements))
+            except Exception:  # the user's code has never seen just these together, and may refuse to
+                continue
+            # What is padded is no smaller than copies of the largest; if nothing is, it may be by its extremes.
+            if place > 0 or made[0].elements >= len(filled) * samples.elements:
+                break
+        if made:
+            best = max(made, key=lambda each: each.elements / each.rows)
+            best.learn()  # now, since what it takes is no part of a training step
+            return best
+    return ProbeBatches(items, collate_fn, learn=False)  # at the sizes of the probes it may be another matter
 
 
-def pick_samples(dataset: Any, probe_with: int | Callable[[Any], Any]) -> Samples:
+def _mostly(samples: Samples) -> list[Any]:
+    """The largest samples repeated, and a few others near the start, so that small batches have some too."""
+    others = [each for each in _unlike(samples.spread) if not any(each is item for item in samples.items)]
+    few = [samples.items[0], *others[:_FEW_OTHERS]]
+    return [*few, *islice(cycle(samples.items), 8 * len(few) - len(few))]
+
+
+def _batches(samples: list[Any], collate_fn: Callable[[list[Any]], Any], elements: int) -> ProbeBatches:
+    if len(samples) <= _KEEP or len(samples) * elements <= _KEPT_ELEMENTS:
+        return ProbeBatches(samples, collate_fn)
+    # Too much to hold several times over for learning how batches grow.
+    of_two = ProbeBatches(samples[:2], collate_fn)
+    batches = ProbeBatches(samples, collate_fn, learn=False)
+    batches.elements = of_two.elements * len(samples) // 2
+    return batches
+
+
+def _unlike(*groups: list[Any]) -> list[Any]:
+    """All samples of some lists, each once."""
+    return list({id(each): each for group in groups for each in group if each is not None}.values())
+
+
+def _filled(pattern: list[Any], rows: int | None) -> list[Any]:
+    """Samples repeated to some number of rows, by default the next power of two above one."""
+    return list(islice(cycle(pattern), rows or max(2, 1 << (len(pattern) - 1).bit_length())))
+
+
+def batch_of(loader: DataLoader[Any], keys: list[Any]) -> ProbeBatches:
+    """The batch that a loader makes of some keys, again and again.
+
+    >>> batch_of(DataLoader("abcd", collate_fn=list), [3, 1]).make(2)
+    ['d', 'b']
+
+    Args:
+        loader: A `DataLoader` that cuts batches.
+        keys: Keys of its dataset.
+    """
+    return ProbeBatches(list(read_samples(loader, keys, _as_they_are)), loader.collate_fn, learn=False)
+
+
+def _kind(sample: Any) -> tuple[int, dict[Any, int]]:
+    return sample_elements(sample), sample_extents(sample)
+
+
+def pick_samples(loader: DataLoader[Any], probe_with: int | Callable[[Any], Any]) -> Samples:
     """Take the sample the user chose.
 
-    >>> pick_samples(["a", "ccc", "bb"], probe_with=2).items
+    >>> pick_samples(DataLoader(["a", "ccc", "bb"]), probe_with=2).items
     ['bb']
-    >>> pick_samples(["a", "ccc", "bb"], probe_with=lambda dataset: dataset[0] * 4).items
+    >>> pick_samples(DataLoader(["a", "ccc", "bb"]), probe_with=lambda dataset: dataset[0] * 4).items
     ['aaaa']
 
     Args:
-        dataset: Any dataset a `DataLoader` accepts.
-        probe_with: The index of a sample, from 0, or a function from the dataset to a sample.
+        loader: A `DataLoader` that cuts batches.
+        probe_with: The index of a sample in its dataset, from 0, or a function from the dataset to a sample.
 
     Raises:
         InvalidSetting: There is no sample with that index, or `probe_with` is something else.
     """
+    dataset = loader.dataset
     total = _length(dataset)
     if callable(probe_with):
         sample = probe_with(dataset)
@@ -180,37 +338,27 @@ def pick_samples(dataset: Any, probe_with: int | Callable[[Any], Any]) -> Sample
         raise InvalidSetting(f"{expected}, but got {probe_with!r} ({type(probe_with).__name__}).")
     if probe_with < 0:
         raise InvalidSetting(f"{expected}, but got {probe_with}. Count from 0.")
-    if total is None:
-        found = list(islice(iter(dataset), probe_with, probe_with + 1))
+    if isinstance(dataset, IterableDataset):
+        found = list(islice(read_samples(loader, None, _as_they_are), probe_with, probe_with + 1))
+    elif total is not None and probe_with >= total:
+        found = []
     else:
-        found = [dataset[probe_with]] if probe_with < total else []
+        found = list(read_samples(loader, [probe_with], _as_they_are))
     if not found:
         size = "fewer" if total is None else str(total)
         raise InvalidSetting(f"{expected}, but got {probe_with} for a dataset of {size} samples.")
     return Samples(found, 1, total, sample_elements(found[0]))
 
 
+def _as_they_are(samples: list[Any]) -> list[Any]:
+    return samples
+
+
 def _length(dataset: Any) -> int | None:
     """The length of a dataset that can be indexed, else None."""
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+    if isinstance(dataset, IterableDataset):
         return None
     try:
         return len(dataset)
     except (TypeError, NotImplementedError):
         return None
-
-
-def _scan_order(total: int, bound: int) -> list[int]:
-    """Evenly spaced indices; first few that already span the whole dataset, then those in between."""
-    every = _evenly(total, bound)
-    first = [every[position] for position in _evenly(len(every), _ENOUGH)]
-    chosen = set(first)
-    return first + [index for index in every if index not in chosen]
-
-
-def _evenly(total: int, count: int) -> list[int]:
-    if total <= count:
-        return list(range(total))
-    if count == 1:
-        return [0]
-    return [position * (total - 1) // (count - 1) for position in range(count)]

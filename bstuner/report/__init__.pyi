@@ -7,6 +7,7 @@ from .words import (
     confirmed_words as confirmed_words,
     device_words as device_words,
     edge_words as edge_words,
+    fastest_words as fastest_words,
     fits_words as fits_words,
     format_lr as format_lr,
     format_metric as format_metric,

@@ -11,6 +11,7 @@ __all__ = [
     "confirmed_words",
     "device_words",
     "edge_words",
+    "fastest_words",
     "fits_words",
     "format_lr",
     "format_metric",
@@ -157,12 +158,24 @@ def fits_words(result: FindResult) -> str:
 def knee_words(result: FindResult, knee: int) -> str:
     """Where throughput hardly rises any more."""
     rates = result.throughput
-    largest = max(rates)
-    if knee >= largest:
+    if knee >= max(rates):
         return f"{knee}: throughput still rises up to the largest size measured"
+    fastest = max(rates, key=lambda size: (rates[size], size))
     if knee not in rates:
-        return f"{knee}: at least 90% of the throughput of {largest}, by the fitted step time"
-    return f"{knee}: {rates[knee] / rates[largest]:.0%} of the throughput of {largest}"
+        return f"{knee}: at least 90% of the throughput of {fastest}, by the fitted step time"
+    if knee == fastest:
+        return f"{knee}: no size measured has a higher throughput"
+    return f"{knee}: {rates[knee] / rates[fastest]:.0%} of the throughput of {fastest}"
+
+
+def fastest_words(result: FindResult, fastest: int) -> str:
+    """The size that trains fastest per sample, where that is not the largest that fits."""
+    rates, largest = result.throughput, result.batch_size
+    return (
+        f"{fastest} per device, by samples per second: {largest}, the largest that fits, has "
+        f"{rates[largest] / rates[fastest]:.0%} of its throughput. `bstuner tune` finds which one trains sooner, and "
+        "at which learning rate"
+    )
 
 
 def growth_words(plan: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from typing import Any
 
 import lightning as L
@@ -33,7 +34,7 @@ def test_the_result_tells_what_was_measured() -> None:
     assert (result.batch_size, result.limited_by, result.reference_batch_size) == (256, "memory", 8)
     assert (result.capacity_bytes, result.usable_bytes) == (LIMIT, int(0.9 * LIMIT))
     assert (result.stage, result.holder, result.lr) == ("fit", "Wide.batch_size", 1e-3)
-    assert (result.dataset_size, result.scanned) == (4096, 64)
+    assert (result.dataset_size, result.scanned) == (4096, 4096)
     answer = next(probe for probe in result.probes if probe.batch_size == 256)
     assert answer.fits
     assert answer.peak_bytes is not None
@@ -232,11 +233,54 @@ def test_user_code_sees_its_own_loaders_through_those_of_a_probe() -> None:
 
 
 def test_samples_that_may_have_been_missed_are_told() -> None:
-    result = found(zoo.Transformer(length=5000), max_val=4, trainer={"limit_train_batches": 1})
-    assert result.warnings == (
-        "Samples differ in size, and 1,000 of 5,000 were looked at: if a larger one than 27 elements exists, "
-        "name it with probe_with.",
+    result = found(zoo.Transformer(length=5000), scan=1000, max_val=4, trainer={"limit_train_batches": 1})
+    assert (result.scanned, result.dataset_size) == (1000, 5000)
+    assert len(result.warnings) == 1
+    assert re.fullmatch(
+        r"1,000 of 5,000 samples were looked at, of different sizes: if a larger one than \d+ elements exists, name it "
+        r"with probe_with, or look further with scan \(scan='all' looks at all\)\.",
+        result.warnings[0],
     )
+    result = found(zoo.Transformer(length=5000), scan="all", max_val=4, trainer={"limit_train_batches": 1})
+    assert (result.scanned, result.dataset_size, result.warnings) == (5000, 5000, ())
+
+
+@pytest.mark.parametrize("scan", [0, 0.0, -1, True, "5 s", None])
+def test_a_scan_that_is_no_bound_is_refused(scan: Any) -> None:
+    with pytest.raises(InvalidSetting, match=r"Expected scan to be seconds .* or 'all', found"):
+        BatchSizeFinder(scan=scan)
+
+
+class Multiples(zoo.Mlp):
+    """Four views of each scene in a batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        batch[0].view(-1, 4, batch[0].shape[-1])
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("settings", [{}, {"init_val": 4}, {"mode": "binsearch"}, {"init_val": 8, "mode": "binsearch"}])
+def test_sizes_that_the_users_code_refuses_cost_no_answer(settings: dict[str, Any]) -> None:
+    result = found(Multiples(batch_size=4, length=64), max_val=32, **settings)
+    assert result.batch_size == 32
+    refused = [probe for probe in result.probes if not probe.fits]
+    assert all(probe.reason.startswith("refused by your code: RuntimeError") for probe in refused)
+    assert [probe.batch_size for probe in refused] == ([2] if settings.get("init_val", 2) == 2 else [])
+    assert len(result.warnings) == len(refused)
+
+
+def test_an_error_of_the_users_code_says_at_which_size_it_came() -> None:
+    class BuiltIn(zoo.Mlp):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if len(batch[0]) != 4:
+                raise ValueError("four, and nothing else")
+            return super().training_step(batch, batch_idx)
+
+    model = BuiltIn(batch_size=4, length=64)
+    with pytest.raises(ValueError, match="four, and nothing else") as error:
+        found(model, max_val=32)
+    assert error.value.__notes__ == ["This happened in bstuner's search, in a probe with batch size 32."]
+    assert model.batch_size == 4
 
 
 def test_the_garbage_collector_is_left_as_it_was() -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import (
     IterableDataset,
     Sampler,
     SequentialSampler,
+    SubsetRandomSampler,
     WeightedRandomSampler,
     get_worker_info,
 )
@@ -46,6 +47,47 @@ class Numbered(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return sample(index)
+
+
+class Named(Numbered):
+    """A dataset with names for keys; Lightning asks for numbers in prediction."""
+
+    def __getitem__(self, key: str | int) -> dict[str, Tensor]:
+        return sample(int(str(key).removeprefix("no. ")))
+
+
+class Opened(Numbered):
+    """A dataset that each worker opens for itself; without workers it is shut."""
+
+    opened = False
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not self.opened:
+            raise OSError("shut")
+        return sample(index)
+
+
+def open_dataset(worker: int) -> None:
+    info = get_worker_info()
+    assert info is not None
+    info.dataset.opened = True
+
+
+class ManyAtOnce(Dataset):
+    """A dataset that is only ever asked for several samples at a time."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitems__(self, keys: list[int]) -> list[dict[str, Tensor]]:
+        return [sample(key) for key in keys]
+
+
+class InBulk(Numbered):
+    """A dataset that is asked for a batch at a time."""
+
+    def __getitem__(self, keys: Any) -> dict[str, Tensor]:
+        return torch.utils.data.default_collate([sample(key) for key in keys])
 
 
 class Stream(IterableDataset):
@@ -121,6 +163,31 @@ class Pairs(Sampler):
 
     def __len__(self) -> int:
         return 2
+
+
+class CutWhenBuilt(Sampler):
+    """A sampler of batches that cuts them when it is built."""
+
+    def __init__(self, length: int, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.batches = list(Buckets(length, batch_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class CountedWhenBuilt(Buckets):
+    """A sampler of batches that counts them when it is built."""
+
+    def __init__(self, length: int, batch_size: int) -> None:
+        super().__init__(length, batch_size)
+        self.count = super().__len__()
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class PlainBatchSampler:
@@ -476,6 +543,11 @@ def loader(kind: Any = DataLoader, dataset: Any = Numbered, **options: Any) -> M
     return lambda size: kind(dataset(), batch_size=size, **options)
 
 
+def bulk(size: int) -> DataLoader:
+    data = InBulk()
+    return DataLoader(data, batch_size=None, sampler=BatchSampler(SequentialSampler(data), size, False))
+
+
 def as_they_come(size: int) -> DataLoader:
     return DataLoader(Batched(size), batch_size=None)
 
@@ -670,6 +742,25 @@ KINDS = {
     "weighted sampler": Kind(
         "`WeightedRandomSampler`", "the loader passed", passed(weighted), PASSED, once=(),
     ),
+    "subset sampler": Kind(
+        "`SubsetRandomSampler`", "the loader passed",
+        passed(lambda size: DataLoader(Numbered(), size, sampler=SubsetRandomSampler(range(SAMPLES)))), PASSED,
+    ),
+    "keys that are names": Kind(
+        "a sampler whose keys are names", "the loader passed",
+        passed(lambda size: DataLoader(Named(), size, sampler=[f"no. {index}" for index in range(SAMPLES)])), PASSED,
+    ),
+    "opened in workers": Kind(
+        "a dataset that `worker_init_fn` opens, 2 workers", "the loader passed",
+        passed(loader(dataset=Opened, shuffle=True, num_workers=2, worker_init_fn=open_dataset)), PASSED,
+    ),
+    "many at once": Kind(
+        "a dataset with `__getitems__` alone", "the loader passed", passed(loader(dataset=ManyAtOnce)), PASSED,
+    ),
+    "bulk": Kind(
+        "`batch_size=None, sampler=BatchSampler(...)`: torch's bulk loading", "the sampler of the loader passed",
+        passed(bulk), PASSED, warning="DataLoader makes its batches itself",
+    ),
     "drop_last": Kind(
         "`drop_last=True`", "the loader passed", passed(loader(shuffle=True, drop_last=True)), PASSED,
         fit={"0": [16, 16]}, once=(), predict=ONE,
@@ -701,6 +792,16 @@ REFUSED = {
         "a batch sampler without a `batch_size`", "nowhere",
         passed(lambda size: DataLoader(Numbered(), batch_sampler=Pairs())),
         "The loader's Pairs must have an integer attribute `batch_size` that can be set, but it has None", CUSTOM,
+    ),
+    "batches cut when built": Refused(
+        "a batch sampler that cuts its batches when it is built", "nowhere",
+        passed(lambda size: DataLoader(Numbered(), batch_sampler=CutWhenBuilt(SAMPLES, size))),
+        "Expected CutWhenBuilt to follow its batch size, found batches of 3 samples at batch_size=3 and at", CUSTOM,
+    ),
+    "batches counted when built": Refused(
+        "a batch sampler that counts its batches when it is built", "nowhere",
+        passed(lambda size: DataLoader(Numbered(), batch_sampler=CountedWhenBuilt(SAMPLES, size))),
+        "Expected CountedWhenBuilt to count its batches at the size it has, found that at batch_size=6 its", CUSTOM,
     ),
     "read-only size": Refused(
         "a loader whose `batch_size` cannot be set", "nowhere", passed(lambda size: Fixed()),

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from bstuner.data.sample_size import sample_elements
-from bstuner.data.samples import Samples, largest_samples, pick_samples
+from bstuner.data.samples import Samples, _evenly, largest_samples, pick_samples, worst_batches
 from bstuner.errors import EmptyDataset, InvalidSetting
 
 Pair = namedtuple("Pair", ["image", "label"])
@@ -97,54 +97,63 @@ class Recorded:
         return "x" * self.lengths[index]
 
 
-def test_a_small_dataset_is_read_whole_and_the_largest_is_found():
+def loader_of(dataset, **options):
+    return DataLoader(dataset, collate_fn=list, **options)
+
+
+def test_a_dataset_is_read_whole_and_the_largest_is_found():
     dataset = Recorded([3, 1, 9, 2, 9])
-    assert largest_samples(dataset) == Samples(["x" * 9] * 2, scanned=5, total=5, elements=9)
+    found = largest_samples(loader_of(dataset))
+    assert (found.items, found.scanned, found.total, found.elements) == (["x" * 9] * 2, 5, 5, 9)
+    assert (found.whole, found.differ, found.usual) == (True, True, 3)
     assert sorted(dataset.read) == [0, 1, 2, 3, 4]
 
 
-def test_samples_tied_for_the_largest_are_kept_in_reading_order_up_to_keep():
-    assert largest_samples(["ab", "c", "de", "fg", "hi"], keep=3).items == ["ab", "de", "fg"]
+def test_a_single_long_sample_is_found_wherever_it_is():
+    for place in (0, 1, 199, 398, 399):
+        lengths = [5] * 400
+        lengths[place] = 50
+        assert largest_samples(loader_of(Recorded(lengths))).elements == 50
 
 
-def test_a_large_dataset_is_read_evenly_from_first_to_last():
-    dataset = Recorded([index % 7 for index in range(100_000)])
-    found = largest_samples(dataset, bound=200)
-    assert (found.scanned, found.total, len(set(dataset.read))) == (200, 100_000, 200)
-    read = sorted(dataset.read)
+def test_a_number_of_samples_is_read_evenly_and_the_result_says_so():
+    dataset = Recorded([5] * 100_000)
+    found = largest_samples(loader_of(dataset), scan=200)
+    assert (found.scanned, found.total, found.whole) == (200, 100_000, False)
+    read = sorted(set(dataset.read))
     assert (read[0], read[-1]) == (0, 99_999)
-    gaps = np.diff(read)
-    assert gaps.max() - gaps.min() <= 1
+    assert np.diff(read).max() < 3 * 100_000 / 200
 
 
-@pytest.mark.parametrize("total", [1, 2, 63, 64, 65, 199, 200, 201, 1000])
-@pytest.mark.parametrize("bound", [1, 2, 64, 200])
-def test_no_sample_is_read_twice_and_the_bound_holds(total, bound):
+def test_when_time_is_up_the_scan_ends_after_a_few_samples():
+    dataset = Recorded([5] * 1000)
+    found = largest_samples(loader_of(dataset), scan=1e-9)
+    assert (found.scanned, found.total, found.whole) == (8, 1000, False)
+    assert not largest_samples(loader_of(Stream([1] * 100)), scan=1e-9).whole
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 64, 65, 199, 1000])
+@pytest.mark.parametrize("scan", [64, "all"])
+def test_no_sample_is_looked_at_twice(total, scan):
     dataset = Recorded([1 + index % 2 for index in range(total)])
-    largest_samples(dataset, bound=bound)
-    assert len(set(dataset.read)) == len(dataset.read) == min(total, bound)
+    found = largest_samples(loader_of(dataset), scan=scan)
+    assert found.scanned == min(total, 64 if scan == 64 else total)
+    assert len(set(dataset.read)) == len(dataset.read)
 
 
 def test_the_same_samples_are_read_every_time():
-    first, second = Recorded([1, 2] * 5000), Recorded([1, 2] * 5000)
-    largest_samples(first)
+    first, second = Recorded([1, 2] * 500), Recorded([1, 2] * 500)
+    largest_samples(loader_of(first), scan=100)
     torch.manual_seed(99)
-    largest_samples(second)
-    assert first.read == second.read
+    largest_samples(loader_of(second, shuffle=True), scan=100)
+    assert first.read[:100] == second.read[:100]
 
 
-def test_reading_stops_after_64_samples_of_one_size_spread_over_the_whole():
-    dataset = Recorded([5] * 1000)
-    assert largest_samples(dataset).scanned == 64
-    read = sorted(dataset.read)
-    assert (read[0], read[-1]) == (0, 999)
-    assert np.diff(read).max() <= 17
-
-
-def test_one_sample_of_another_size_among_the_first_64_keeps_reading_on():
-    lengths = [5] * 1000
-    lengths[-1] = 4
-    assert largest_samples(Recorded(lengths)).scanned == 1000
+@pytest.mark.parametrize("period", [2, 4, 8, 10, 16])
+def test_the_first_samples_meet_no_rhythm_in_the_data(period):
+    for total in (64, 100, 512, 1000):
+        labels = [index % period for index in _evenly(range(total))][:16]
+        assert len(set(labels)) >= min(period, 16) // 2
 
 
 class Stream(IterableDataset):
@@ -165,36 +174,30 @@ class SizedStream(Stream):
 
 
 @pytest.mark.parametrize("stream", [Stream, SizedStream])
-def test_a_stream_is_read_from_its_start_up_to_the_bound(stream):
-    found = largest_samples(stream([1] * 90 + [7, 50]), bound=91)
-    assert found == Samples(["x" * 7], scanned=91, total=None, elements=7, missed=True)
-
-
-def test_a_dataset_that_can_be_indexed_but_not_measured_is_read_in_order():
-    class Endless:
-        def __getitem__(self, index):
-            return "x" * index
-
-    assert largest_samples(Endless(), bound=5).items == ["xxxx"]
+def test_a_stream_is_read_from_its_start(stream):
+    found = largest_samples(loader_of(stream([1] * 90 + [7, 50])), scan=91)
+    assert (found.items, found.scanned, found.total, found.whole) == (["x" * 7], 91, None, False)
+    found = largest_samples(loader_of(stream([1] * 90 + [7, 50])))
+    assert (found.elements, found.scanned, found.total, found.whole) == (50, 92, 92, True)
 
 
 def test_progress_is_told_after_each_sample():
     calls = []
-    largest_samples(Recorded([1, 2, 3]), progress=lambda done, total: calls.append((done, total)))
+    largest_samples(loader_of(Recorded([1, 2, 3])), progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize("dataset", [[], Stream([]), TensorDataset(torch.zeros(0, 3))], ids=["list", "stream", "set"])
 def test_an_empty_dataset_is_refused_by_its_type(dataset):
     with pytest.raises(EmptyDataset, match=rf"{type(dataset).__name__} must hold at least one sample .* empty"):
-        largest_samples(dataset)
+        largest_samples(loader_of(dataset))
 
 
 def test_the_users_choice_wins():
     dataset = Recorded([3, 1, 9])
-    assert pick_samples(dataset, 1) == Samples(["x"], scanned=1, total=3, elements=1)
-    assert pick_samples(dataset, lambda d: d[0] + d[2]).elements == 12
-    assert pick_samples(Stream([3, 1, 9]), 2) == Samples(["x" * 9], scanned=1, total=None, elements=9)
+    assert pick_samples(loader_of(dataset), 1) == Samples(["x"], scanned=1, total=3, elements=1)
+    assert pick_samples(loader_of(dataset), lambda d: d[0] + d[2]).elements == 12
+    assert pick_samples(loader_of(Stream([3, 1, 9])), 2) == Samples(["x" * 9], scanned=1, total=None, elements=9)
 
 
 @pytest.mark.parametrize(
@@ -210,15 +213,50 @@ def test_the_users_choice_wins():
 def test_a_choice_that_names_no_sample_is_refused(dataset, probe_with, found):
     expected = r"^probe_with must be the index of a sample or a function from the dataset to a sample, "
     with pytest.raises(InvalidSetting, match=expected + found):
-        pick_samples(dataset, probe_with)
-
-
-def test_samples_that_were_not_looked_at_may_be_larger_only_where_sizes_differ() -> None:
-    ragged = ["x" * (1 + index % 7) for index in range(200)]
-    assert largest_samples(ragged, bound=100).missed
-    assert not largest_samples(ragged, bound=200).missed
-    assert not largest_samples(["xx"] * 200, bound=100).missed
+        pick_samples(loader_of(dataset), probe_with)
 
 
 def test_of_large_samples_fewer_are_kept() -> None:
-    assert [len(largest_samples([torch.ones(2**k)] * 9).items) for k in (10, 17, 18, 21)] == [8, 8, 4, 1]
+    found = [largest_samples(loader_of([torch.ones(2**k)] * 20)) for k in (10, 21, 23, 24)]
+    assert [len(each.items) for each in found] == [16, 8, 2, 2]
+    assert [len(each.spread) for each in found] == [16, 8, 2, 2]
+
+
+def test_batches_of_padded_samples_are_of_different_ones_with_the_largest_among_them() -> None:
+    def pad(samples: list[torch.Tensor]) -> torch.Tensor:
+        return torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
+
+    samples = [torch.full((20 if index == 7 else 10,), float(index)) for index in range(64)]
+    batch = worst_batches(largest_samples(loader_of(samples)), pad).make(16)
+    assert batch.shape == (16, 20)
+    assert len(set(batch[:, 0].tolist())) == 16
+    assert 7 in batch[:, 0].tolist()[:2]
+
+
+def test_batches_that_pad_nothing_are_mostly_of_the_largest_samples_and_have_some_others() -> None:
+    samples = ["x" * (20 if index == 7 else 10) for index in range(64)]
+    for size in (4, 32, 64):
+        lengths = [len(each) for each in worst_batches(largest_samples(loader_of(samples)), list).make(size)]
+        assert lengths.count(10) == 3 * -(-size // 32)
+
+
+@pytest.mark.parametrize("needed", [2, 3, 4, 6, 12])
+def test_a_collate_function_that_takes_only_multiples_is_asked_for_none_but_them(needed: int) -> None:
+    sizes = []
+
+    def mixed(samples: list[torch.Tensor]) -> torch.Tensor:
+        if len(samples) % needed:
+            raise ValueError(len(samples))
+        sizes.append(len(samples))
+        return torch.stack(samples)
+
+    found = largest_samples(loader_of([torch.full((3,), float(index)) for index in range(64)]))
+    batches = worst_batches(found, mixed, size=needed)
+    sizes.clear()
+    assert batches.make(4 * needed).shape == (4 * needed, 3)
+    assert sizes == [], "larger batches are made of rows that were collated at a size that is taken"
+
+
+def test_samples_that_may_not_be_together_are_copies_of_the_largest() -> None:
+    samples = [torch.ones(20 if index == 7 else 10) for index in range(64)]
+    assert worst_batches(largest_samples(loader_of(samples)), torch.stack).make(4).shape == (4, 20)

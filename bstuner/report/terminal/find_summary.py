@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bstuner.core import FindResult, Probe, format_bytes
-from bstuner.report import device_words, fits_words, knee_words
+from bstuner.report import device_words, fastest_words, fits_words, knee_words
 
 __all__ = ["render_find"]
 
@@ -23,6 +23,8 @@ def render_find(result: FindResult) -> RenderableType:
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row("Device", device_words(result))
+    if result.fastest is not None:
+        facts.add_row("Fastest", fastest_words(result, result.fastest))
     facts.add_row("Fits", fits_words(result))
     if result.accumulate_grad_batches > 1 or result.world_size > 1:
         facts.add_row("Step", _step(result))

@@ -8,6 +8,7 @@ from .loaders import (
     loaders_come_from_hooks as loaders_come_from_hooks,
     prepared_loader as prepared_loader,
     request_loaders as request_loaders,
+    resize as resize,
     resize_when_rebuilt as resize_when_rebuilt,
     restart_evaluation as restart_evaluation,
     set_last_reload as set_last_reload,

@@ -23,6 +23,7 @@ __all__ = [
     "loaders_come_from_hooks",
     "prepared_loader",
     "request_loaders",
+    "resize",
     "resize_when_rebuilt",
     "restart_evaluation",
     "set_last_reload",
@@ -88,14 +89,15 @@ def prepared_loader(trainer: Trainer, role: str, loader: Any) -> Any:
 def resize_when_rebuilt(loader: Any, size: int) -> None:
     """Have a loader keep a batch size that was set in place when Lightning builds it again around another sampler."""
     # __pl_attrs_record: functions, with their arguments, that Lightning calls with a loader it has built again.
-    kept = [entry for entry in getattr(loader, "__pl_attrs_record", []) if entry[1] is not _resize_rebuilt]
-    object.__setattr__(loader, "__pl_attrs_record", [*kept, ((size,), _resize_rebuilt)])
+    kept = [entry for entry in getattr(loader, "__pl_attrs_record", []) if entry[1] is not resize]
+    object.__setattr__(loader, "__pl_attrs_record", [*kept, ((size,), resize)])
 
 
-def _resize_rebuilt(loader: Any, size: int) -> None:
+def resize(loader: Any, size: int) -> None:
+    """Change the batch size of a loader in place, be it one that Lightning has built again."""
     set_batch_size(loader, size)
     # _IndexBatchSamplerWrapper, which prediction puts around the batch sampler, reads the size of the one inside.
-    inside = getattr(loader.batch_sampler, "_batch_sampler", None)
+    inside = getattr(getattr(loader, "batch_sampler", None), "_batch_sampler", None)
     if inside is not None:
         inside.batch_size = size
 

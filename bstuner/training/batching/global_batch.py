@@ -60,14 +60,19 @@ class GlobalBatch:
         now = self._trainer.accumulate_grad_batches
         return BatchLayout(micro, now if self._wanted is None else self.accumulate(micro), self._world)
 
-    def refuse_other_unit(self, epoch: EpochData, holder: str) -> None:
+    def refuse_other_unit(self, epoch: EpochData, holder: str, unit: float) -> None:
         """Refuse a batch size that is not the samples of a batch: a global batch is counted in samples.
+
+        Args:
+            epoch: what the loaders hold.
+            holder: where the batch size lives.
+            unit: samples that the loader's batch sampler draws for each of its batch size.
 
         Raises:
             LayoutImpossible: the loader makes it larger or smaller.
 
         """
-        share = epoch.loaders[epoch.searched].share
+        share = epoch.loaders[epoch.searched].share * unit
         if self._wanted is not None and share != 1:
             raise LayoutImpossible(
                 f"Expected a loader built with batch_size={holder} for a global batch of {self._wanted} samples, found "

@@ -38,8 +38,14 @@ def locate_batching(trainer: Trainer, role: str, name: str) -> tuple[Batching, s
     if not found or resizing_hook(*hook_of(trainer, role)):
         return HookBatching(trainer, role), ""
     attribute = AttributeBatching(trainer, name)
-    if any(attribute.shares(trainer, role)):
-        return attribute, ""
+    try:
+        if any(attribute.shares(trainer, role)):
+            return attribute, ""
+    except BatchSizeNotSettable as error:
+        if name != DEFAULT_NAME:
+            raise
+        hook = HookBatching(trainer, role)
+        return hook, f"{attribute.holder} cannot be set ({error.__cause__!r}): changed is {hook.holder}."
     hook = HookBatching(trainer, role)
     return hook, (
         f"{attribute.holder} is not what the loader is built with, and stays as it is: changed is {hook.holder}. "

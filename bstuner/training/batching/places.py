@@ -8,13 +8,14 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bstuner.data import batch_size_of, cuts_batches, known_batch_size, set_batch_size
+from bstuner.data import batch_size_of, cuts_batches, known_batch_size
 from bstuner.errors import BatchSizeNotSettable, EmptyDataset
 from bstuner.training._lightning import (
     hook_of,
     lightning_getattr,
     lightning_setattr,
     request_loaders,
+    resize,
     resize_when_rebuilt,
 )
 from bstuner.training.run import flat_loaders
@@ -83,9 +84,9 @@ class AttributeBatching:
         """
         try:
             lightning_setattr(self._module, self._name, size)
-        except AttributeError as error:
+        except Exception as error:  # a property without a setter, a frozen object, a config that is read-only
             raise BatchSizeNotSettable(
-                f"Expected {self.holder} to be an attribute that can be set, found one that refuses: {error}. "
+                f"Expected {self.holder} to be an attribute that can be set, found one that refuses: {error!r}. "
                 f"Hold the batch size in a plain attribute, or name another one with batch_arg_name=..."
             ) from error
 
@@ -241,7 +242,7 @@ def _resize(loaders: Sequence[Any], sizes: Sequence[int], first: int) -> None:
         # A hook may return more loaders than it did at first.
         own = sizes[index] if index < len(sizes) else batch_size_of(loader)
         size = max(1, round(first * own / sizes[0]))
-        set_batch_size(loader, size)
+        resize(loader, size)
         with contextlib.suppress(TypeError):  # a loader that cannot be referred to weakly
             _CHANGED[loader] = own, size
         if cuts_batches(loader):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from bstuner.data import (
     ProbeBatches,
     Samples,
+    Scan,
+    batch_of,
     batch_size_of,
     cuts_batches,
+    drawn_batches,
+    has_own_batches,
+    known_batch_size,
     largest_samples,
     pick_samples,
     worst_batches,
@@ -25,9 +30,35 @@ from bstuner.training.run import combined, flat_loaders, samples_here
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-__all__ = ["ProbeData", "given"]
+__all__ = ["ProbeData", "Scanned", "given"]
 
 ScanProgress = Callable[[int, int], None]
+
+# So many batches of a user's own batch sampler are drawn at each size, in so many seconds, to find the worst of them.
+_MOST_DRAWN = 1000
+_SECONDS_TO_DRAW = 1.0
+
+
+class Scanned(NamedTuple):
+    """How far was looked for the largest sample of a loader."""
+
+    searched: bool  # whether it is one of the loaders whose batch size is searched for
+    scanned: int
+    total: int | None
+    elements: int
+    whole: bool
+    differ: bool
+    usual: float
+
+    @staticmethod
+    def of_all(processes: Sequence[Scanned]) -> Scanned:
+        """What all processes saw of it together: they look in the same order, and one may get further than another."""
+        furthest = max(processes, key=lambda each: each.scanned)
+        return furthest._replace(
+            elements=max(each.elements for each in processes),
+            whole=all(each.whole for each in processes),
+            differ=any(each.differ for each in processes),
+        )
 
 
 class ProbeData:
@@ -40,6 +71,7 @@ class ProbeData:
         trainer: a Trainer inside `fit`, `validate`, `test` or `predict`.
         stage: which of the four.
         probe_with: the user's own choice of a sample (an index, or a function of the dataset), or None.
+        scan: how far to look: seconds for the loaders of one role together, samples of each, or "all".
         progress: called with (samples looked at, samples to look at).
 
     Attributes:
@@ -52,27 +84,36 @@ class ProbeData:
         trainer: Trainer,
         stage: str,
         probe_with: int | Callable[[Any], Any] | None,
+        scan: Scan,
         progress: ScanProgress | None,
     ) -> None:
         self._trainer = trainer
         self._probe_with = probe_with
+        self._scan = scan
         self._progress = progress
         self._role = "train" if stage == "fit" else stage
         self._known: dict[tuple[str, int], tuple[Samples, ProbeBatches]] = {}
         self.loaders = combined(trainer, request_loaders(trainer, self._role), self._role)
         for index, loader in enumerate(self.loaders.flattened):
             if cuts_batches(loader):
-                self._learn(self._role, index, loader)
+                self._learn(self._role, index, loader, len(self.loaders.flattened))
 
-    @property
-    def samples(self) -> Samples | None:
-        """What the scan of the first loader's dataset found; None where there is none to scan."""
-        return next((samples for (role, _), (samples, _) in self._known.items() if role == self._role), None)
+    def scanned(self) -> list[Scanned]:
+        """How far was looked, for each loader so far whose samples were looked at."""
+        return [
+            Scanned(role == self._role, each.scanned, each.total, each.elements, each.whole, each.differ, each.usual)
+            for (role, _), (each, _) in self._known.items()
+        ]
 
     @property
     def as_they_come(self) -> list[str]:
         """The loaders whose batches are taken as they come, by their classes."""
         return [type(loader).__name__ for loader in self.loaders.flattened if not cuts_batches(loader)]
+
+    @property
+    def decided_by_samplers(self) -> bool:
+        """Whether batch samplers of the user's decide how many samples a batch has."""
+        return any(cuts_batches(loader) and has_own_batches(loader) for loader in self.loaders.flattened)
 
     def main(self) -> Batches:
         """The batches whose size is searched for, at the size that the loaders have now."""
@@ -87,25 +128,34 @@ class ProbeData:
 
     def _batches(self, role: str) -> Batches:
         loaders = combined(self._trainer, request_loaders(self._trainer, role), role)
-        return Batches(loaders, [self._source(role, index, each) for index, each in enumerate(flat_loaders(loaders))])
+        flat = flat_loaders(loaders)
+        return Batches(loaders, [self._source(role, index, each, len(flat)) for index, each in enumerate(flat)])
 
-    def _source(self, role: str, index: int, loader: Any) -> BatchSource:
+    def _source(self, role: str, index: int, loader: Any, of: int) -> BatchSource:
         if not cuts_batches(loader):
             return BatchSource(_AsTheyCome(self._trainer, loader), loader)
-        _, batches = self._learn(role, index, loader)
+        scanned, batches = self._learn(role, index, loader, of)
         size, device = batch_size_of(loader), self._batch_device()
+        drawn = drawn_batches(loader, _MOST_DRAWN, _SECONDS_TO_DRAW)[0] if has_own_batches(loader) else []
+        if drawn:  # what its batch_size means is the batch sampler's to say
+            counts = [len(keys) for keys in drawn]
+            if len(set(counts[:-1])) > 1 and (self._probe_with is None or role != self._role):
+                worst = batch_of(loader, max(drawn, key=lambda keys: _weight(keys, scanned)))
+                return BatchSource(lambda: worst.make(worst.rows, device), loader)
+            return BatchSource(lambda: batches.make(max(counts), device), loader)
         samples = samples_here(self._trainer, role, loader)
         if samples is not None:
             size = min(size, samples)  # a dataset of fewer samples makes no larger batch
         return BatchSource(lambda: batches.make(size, device), loader)
 
-    def _learn(self, role: str, index: int, loader: Any) -> tuple[Samples, ProbeBatches]:
+    def _learn(self, role: str, index: int, loader: Any, of: int) -> tuple[Samples, ProbeBatches]:
         if (role, index) not in self._known:
             if self._probe_with is not None and role == self._role:
-                samples = pick_samples(loader.dataset, self._probe_with)
+                samples = pick_samples(loader, self._probe_with)
             else:
-                samples = largest_samples(loader.dataset, progress=self._progress)
-            self._known[role, index] = samples, worst_batches(samples, loader.collate_fn)
+                share = self._scan / of if isinstance(self._scan, float) else self._scan
+                samples = largest_samples(loader, scan=share, progress=self._progress)
+            self._known[role, index] = samples, worst_batches(samples, loader.collate_fn, known_batch_size(loader) or 1)
         return self._known[role, index]
 
     def _batch_device(self) -> torch.device | None:
@@ -115,6 +165,12 @@ class ProbeData:
             if owner is not None and any(is_overridden(hook, owner) for hook in hooks):
                 return None
         return self._trainer.strategy.root_device
+
+
+def _weight(keys: list[Any], samples: Samples) -> float:
+    """The elements of a batch that is padded to its longest sample; unknown samples are taken to be as usual."""
+    known = [samples.sizes.get(key, samples.usual) if isinstance(key, Hashable) else samples.usual for key in keys]
+    return len(keys) * max(known, default=0)
 
 
 class _AsTheyCome:

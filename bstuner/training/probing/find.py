@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bstuner.core import (
@@ -15,14 +16,16 @@ from bstuner.core import (
     Observer,
     Probe,
     StepTime,
+    contradicting,
     format_bytes,
 )
 from bstuner.errors import NothingFits
 from bstuner.training._lightning import replicas
 from bstuner.training.batching import GlobalBatch, Placement
+from bstuner.training.probing.prober import REFUSED
 from bstuner.training.probing.session import Session, open_session
 from bstuner.training.probing.validation import ValidationSearch
-from bstuner.training.probing.warnings import accumulation_warnings, data_warnings, layout_warnings
+from bstuner.training.probing.warnings import accumulation_warnings, data_warnings, layout_warnings, thaw_warnings
 from bstuner.training.run import changed_settings, largest_allowed, last_batch_trouble, limit_of, refuse_contradictions
 
 if TYPE_CHECKING:
@@ -66,7 +69,10 @@ class _Search:
         self._check_resident()
         session.locate()
         session.look(self.global_batch.accumulate)
-        self.global_batch.refuse_other_unit(session.epoch, session.batching.holder)
+        reference, unit = session.batching.reference, 1.0
+        if reference is not None:
+            unit = session.samples_at(reference) / session.epoch.loaders[session.epoch.searched].size(reference)
+        self.global_batch.refuse_other_unit(session.epoch, session.batching.holder, unit)
         self.global_batch.refuse_short_epoch(session.epoch)
         if self.settings.validation and self.stage == "fit" and session.data.validation():
             self.validation = ValidationSearch(session)
@@ -78,10 +84,11 @@ class _Search:
         step_time = self._time_smaller_sizes(answer)
         if not self.settings.converts:
             refuse_contradictions(self.trainer, self.stage, session.epoch, answer)
-        reference, fitting = session.batching.reference, self.stage == "fit"
+        fitting = self.stage == "fit"
         layout = self.global_batch.layout(answer) if fitting else BatchLayout(answer, 1, replicas(self.trainer))
         self.global_batch.refuse_short_limit(session.epoch, layout)
-        samples, line = session.data.samples, search.line
+        scanned, line = session.scanned(), search.line
+        looked_at = next((each for each in scanned if each.searched), None)
         result = FindResult(
             batch_size=answer,
             probes=tuple(self.probes),
@@ -100,13 +107,16 @@ class _Search:
             lr=self._learning_rate(),
             memory_intercept=line.intercept if line else None,
             memory_slope=line.slope if line else None,
+            samples_per_batch=session.samples_at(answer) if unit != 1 else None,
             knee=step_time.knee if step_time else None,
-            scanned=samples.scanned if samples else 0,
-            dataset_size=samples.total if samples else None,
+            scanned=looked_at.scanned if looked_at else 0,
+            dataset_size=looked_at.total if looked_at else None,
             changed_settings=changed_settings(self.trainer, reference, layout) if fitting and reference else (),
             warnings=(
                 *([warning] if warning else []),
-                *data_warnings(session),
+                *data_warnings(session, scanned),
+                *self._refusals(),
+                *thaw_warnings(session),
                 *session.compilation.warnings(),
                 *self._layout_warnings(search, layout),
             ),
@@ -134,11 +144,15 @@ class _Search:
         # round down to one.
         low = max(settings.init_val, 1 << (self.session.epoch.smallest_pair - 1).bit_length())
         low = low if high is None else min(low, high)
-        search = BatchSizeSearch(
-            self.session.capacity, low=low, high=high, margin=settings.margin, mode=settings.mode, sizes=sizes
-        )
+        search = self._search_from(low, high)
         while (size := search.next_size()) is not None:
-            search.record(size, self._probe(size).peak_bytes)
+            probe = self._probe(size)
+            reference = self.session.batching.reference or 0
+            if probe.reason.startswith(REFUSED) and size < reference and not any(each.fits for each in self.probes):
+                # What the user's own code makes of a batch may need more samples than that.
+                search = self._search_from(reference if high is None else min(reference, high), high)
+                continue
+            search.record(size, probe.peak_bytes)
         if search.best is None:
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
             if fits:  # but none of the sizes that would make the wanted batch does
@@ -147,6 +161,24 @@ class _Search:
         if self.session.most is not None and 2 * search.best > self.session.most:
             return search, "dataset"
         return search, "memory" if search.limited_by == "memory" else limit
+
+    def _search_from(self, low: int, high: int | None) -> BatchSizeSearch:
+        settings, sizes = self.settings, self.global_batch.sizes
+        return BatchSizeSearch(
+            self.session.capacity, low=low, high=high, margin=settings.margin, mode=settings.mode, sizes=sizes
+        )
+
+    def _may_be_refused(self, size: int) -> bool:
+        """Whether it says little of the model if the user's code fails at a size, since others are more like its own.
+
+        Some models take no fewer samples than some number, some only multiples of one: what ran and what the user's
+        code asks for are such sizes, and so are their multiples.
+        """
+        ran = min((probe.batch_size for probe in self.probes if probe.fits), default=None)
+        unit = ran or self.session.batching.reference
+        if unit is None or size < self.session.epoch.smallest_pair:
+            return False
+        return size < unit if ran is None else size % unit > 0
 
     def _allowed_by_data(self) -> int | None:
         """The largest size at which an epoch has a batch, of training and of the validation that follows it."""
@@ -162,7 +194,7 @@ class _Search:
                 self.validation.apply_few()
 
         try:
-            probe = self.session.probe(size, apply)
+            probe = self.session.probe(size, apply, refusable=self._may_be_refused(size))
         except Exception as error:
             # Many models cannot train on one sample (BatchNorm refuses it): that is why 1 comes last.
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=self.ceiling)
@@ -176,6 +208,17 @@ class _Search:
             raise
         self.probes.append(probe)
         return probe
+
+    def _refusals(self) -> tuple[str, ...]:
+        """What sizes the user's code refused, though others ran."""
+        refused = {p.batch_size: p.reason.removeprefix(REFUSED) for p in self.probes if p.reason.startswith(REFUSED)}
+        if not refused:
+            return ()
+        size, error = next(iter(refused.items()))
+        sizes = ", ".join(map(str, sorted(refused)))
+        return (
+            f"Your code refuses a batch size of {sizes} ({error.splitlines()[0]} at {size}): others were searched.",
+        )
 
     def _learning_rate(self) -> float | None:
         groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
@@ -229,12 +272,19 @@ class _Search:
     def _time_smaller_sizes(self, answer: int) -> StepTime | None:
         """Time a quarter and a sixteenth of the answer, and fit the step time through all that was timed."""
         timed = {p.batch_size: p.seconds for p in self.probes if p.seconds is not None and p.fits}
+        refused = [p.batch_size for p in self.probes if p.reason.startswith(REFUSED)]
+        smallest = max(self.session.epoch.smallest_pair, *(size + 1 for size in refused if size < answer), 0)
         for size in (answer // 4, answer // 16):
-            if size >= self.session.epoch.smallest_pair and size not in timed:
+            if size >= smallest and size not in timed:
                 seconds = self.session.time(size)
                 if seconds is not None:
                     timed[size] = seconds
                     self.probes.append(Probe(size, None, seconds, fits=True))
         if len(timed) < 2:
             return None
+        for size in contradicting(timed):
+            seconds = self.session.time(size)
+            if seconds is not None and seconds < timed[size]:
+                timed[size] = seconds
+                self.probes = [replace(p, seconds=seconds) if p.batch_size == size else p for p in self.probes]
         return StepTime.fit(list(timed), list(timed.values()))

@@ -18,7 +18,10 @@ from bstuner.training.run import wrap_for_probe
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-__all__ = ["Prober"]
+__all__ = ["REFUSED", "Prober"]
+
+# How the reason begins why a size does not fit that the user's own code refused.
+REFUSED = "refused by your code: "
 
 
 @dataclass
@@ -81,12 +84,13 @@ class Prober:
         self._given: dict[int, int] = {}
         self.most: int | None = None
 
-    def probe(self, size: int, apply: Callable[[int], None]) -> Probe:
+    def probe(self, size: int, apply: Callable[[int], None], refusable: bool = False) -> Probe:
         """Run one size for memory and time, and leave the run as it was frozen.
 
         Args:
             size: the batch size.
             apply: puts it in place.
+            refusable: whether the user's code may refuse this size: an error of it is then an answer, not a failure.
 
         Raises:
             PeerError: another process failed for a reason that is not memory.
@@ -105,7 +109,7 @@ class Prober:
             outcome.peak_bytes, outcome.seconds = reading.peak_bytes, timing.seconds
             outcome.retried, outcome.given = timing.retried, given(batches, self._searched)
 
-        reason, outcomes = self._try_on_all(attempt)
+        reason, outcomes = self._try_on_all(size, attempt, refusable)
         if reason:
             return Probe(size, None, None, fits=False, reason=reason)
         seconds = max(outcome.seconds for outcome in outcomes if outcome.seconds is not None)
@@ -131,7 +135,7 @@ class Prober:
         return self.most is not None and self.most < size
 
     def time(self, size: int, apply: Callable[[int], None]) -> float | None:
-        """Seconds of one steady step at a size that is known to fit; None should memory run out all the same."""
+        """Seconds of one steady step at a size that is likely to fit; None where it does not run all the same."""
 
         def attempt(outcome: _Outcome) -> None:
             timing = Timing(self._memory, self._accumulate(size))
@@ -139,23 +143,31 @@ class Prober:
             run(timing, 2, self._fresh, validate=False)
             outcome.seconds = timing.seconds
 
-        _, outcomes = self._try_on_all(attempt)
+        _, outcomes = self._try_on_all(size, attempt, refusable=True)
         times = [outcome.seconds for outcome in outcomes]
         return None if None in times else max(seconds for seconds in times if seconds is not None)
 
-    def _try_on_all(self, attempt: Callable[[_Outcome], None]) -> tuple[str, list[_Outcome]]:
+    def _try_on_all(
+        self, size: int, attempt: Callable[[_Outcome], None], refusable: bool
+    ) -> tuple[str, list[_Outcome]]:
         """Run on every process, put this one back, and tell where memory ran out, and how it went on each."""
         mine = _Outcome()
-        reasons = run_on_all(self._peers, lambda: attempt(mine), put_back=self._put_back, excuse=self._out_of_memory)
+
+        def excuse(error: BaseException) -> str:
+            if is_out_of_memory(error):
+                return f"out of memory in {_stage_in_words(self._trainer)}"
+            if refusable and isinstance(error, Exception):
+                return f"{REFUSED}{type(error).__name__}: {error}"
+            _add_note(error, f"This happened in bstuner's search, in a probe with batch size {size}.")
+            return ""
+
+        reasons = run_on_all(self._peers, lambda: attempt(mine), put_back=self._put_back, excuse=excuse)
         words = [
             f"{reason} on process {rank}" if self._peers.size > 1 else reason
             for rank, reason in enumerate(reasons)
             if reason
         ]
         return next(iter(words), ""), self._peers.gather(mine)
-
-    def _out_of_memory(self, error: BaseException) -> str:
-        return f"out of memory in {_stage_in_words(self._trainer)}" if is_out_of_memory(error) else ""
 
     def _put_back(self) -> None:
         self._frozen.restore()
@@ -189,6 +201,15 @@ class Prober:
                 probe_evaluation(self._trainer, self._stage, batches, timing, steps=steps)
 
         return run, batches
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    if not isinstance(error, Exception):
+        return  # an interrupt is nothing to explain
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:  # Python 3.10, which shows none but lets others read it
+        error.__notes__ = [*getattr(error, "__notes__", []), note]
 
 
 def _stage_in_words(trainer: Trainer) -> str:

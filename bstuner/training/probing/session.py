@@ -7,16 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bstuner.core import EpochData, FindSettings, Observer, Probe, format_bytes
+from bstuner.data import known_batch_size
 from bstuner.device import DeviceMemory, memory_of, name_on_host
 from bstuner.errors import NothingFits
 from bstuner.ranks import Peers, run_on_all
 from bstuner.training._lightning import request_loaders, unwrap, validates, wrap
-from bstuner.training.batching import Batching, locate_batching
+from bstuner.training.batching import Batching, check_following, locate_batching, samples_drawn
 from bstuner.training.freezing import FrozenFit
-from bstuner.training.probing.batches import ProbeData
+from bstuner.training.probing.batches import ProbeData, Scanned
 from bstuner.training.probing.compilation import Compilation
 from bstuner.training.probing.prober import Prober
-from bstuner.training.run import combined, epoch_data, largest_allowed, muted, passed_loaders, short_collections
+from bstuner.training.run import (
+    combined,
+    epoch_data,
+    flat_loaders,
+    largest_allowed,
+    muted,
+    passed_loaders,
+    short_collections,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -83,8 +92,11 @@ class Session:
         found: list[EpochData] = []
 
         def look() -> None:
+            warning = check_following(self.trainer, self._role, self.batching)
+            self.batching_warning = " ".join(filter(None, (self.batching_warning, warning)))
             shares = self.batching.shares(self.trainer, self._role)
-            self.data = ProbeData(self.trainer, self.stage, self.settings.probe_with, self._observer.scanning)
+            settings = self.settings
+            self.data = ProbeData(self.trainer, self.stage, settings.probe_with, settings.scan, self._observer.scanning)
             found.append(epoch_data(self.trainer, self._role, self.data.loaders, shares))
 
         run_on_all(self.peers, look)
@@ -108,22 +120,29 @@ class Session:
         self._frozen.restore()
         self.memory.release()
 
-    def probe(self, size: int, apply: Callable[[int], None] | None = None, of: str = "batch size") -> Probe:
+    def probe(
+        self,
+        size: int,
+        apply: Callable[[int], None] | None = None,
+        of: str = "batch size",
+        refusable: bool = False,
+    ) -> Probe:
         """Run one size on all processes.
 
         Args:
             size: the batch size.
             apply: puts it in place; None for where the batch size lives.
             of: what the size is one of, in words.
+            refusable: whether the user's code may refuse this size: an error of it is then an answer, not a failure.
 
         """
         self._observer.probing(size, of)
-        probe = self._prober.probe(size, apply or self.batching.apply)
+        probe = self._prober.probe(size, apply or self.batching.apply, refusable)
         self._observer.probed(probe, of)
         return probe
 
     def time(self, size: int) -> float | None:
-        """Seconds of one steady step at a size that is known to fit; None should memory run out all the same."""
+        """Seconds of one steady step at a size that is likely to fit; None where it does not run all the same."""
         self._observer.probing(size, "batch size")
         return self._prober.time(size, self.batching.apply)
 
@@ -142,6 +161,24 @@ class Session:
         run_on_all(self.peers, look)
         epochs = [epoch for epoch in self.peers.gather(found[0]) if epoch is not None]
         return largest_allowed(self.trainer, "validate", EpochData.least(epochs), full=False) if epochs else None
+
+    def samples_at(self, size: int) -> int:
+        """Samples that training really has in a batch of a size, which a batch sampler of the user's may decide."""
+        found: list[int | None] = []
+
+        def look() -> None:
+            self.batching.apply(size)
+            loaders = combined(self.trainer, request_loaders(self.trainer, self._role), self._role)
+            found.append(samples_drawn(flat_loaders(loaders)[self.epoch.searched]))
+
+        if not self.data.decided_by_samplers:
+            return size
+        run_on_all(self.peers, look)
+        return max((samples for samples in self.peers.gather(found[0]) if samples is not None), default=size)
+
+    def scanned(self) -> list[Scanned]:
+        """How far all processes together looked for the largest samples, for each loader."""
+        return [Scanned.of_all(each) for each in zip(*self.peers.gather(self.data.scanned()), strict=True)]
 
     @property
     def most(self) -> int | None:
@@ -164,9 +201,17 @@ class Session:
         smallest = min(probes, key=lambda probe: probe.batch_size)
         return NothingFits(
             f"Expected some batch to fit into {self.usable_in_words()}, but a batch of "
-            f"{smallest.batch_size} does not: {smallest.reason}. "
+            f"{smallest.batch_size} does not: {smallest.reason}{self._of_its_own(smallest)}. "
             "Free memory on the device, raise memory_limit, or shrink the model, its inputs or its precision."
         )
+
+    def _of_its_own(self, probe: Probe) -> str:
+        """The batch size of the validation loaders, where a probe did not get through these."""
+        if self.stage != "fit" or not probe.reason.startswith("out of memory in validation"):
+            return ""
+        sizes = [known_batch_size(loader) for loader in flat_loaders(request_loaders(self.trainer, "val"))]
+        known = " and ".join(str(size) for size in sizes if size is not None)
+        return f", whose loader has a batch size of {known}: make that smaller, or search for it with validation=True"
 
 
 @contextlib.contextmanager

@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bstuner.core import BatchLayout, fuller_layouts
+from bstuner.training._lightning import lightning_of
+from bstuner.training.probing.batches import Scanned
 from bstuner.training.probing.session import Session
 
-__all__ = ["accumulation_warnings", "data_warnings", "layout_warnings"]
+__all__ = ["accumulation_warnings", "data_warnings", "layout_warnings", "thaw_warnings"]
 
 
-def data_warnings(session: Session) -> Iterator[str]:
-    """What of the data the probes may have missed."""
+# A largest sample of at least so many times the median is told.
+_FAR_ABOVE = 3
+
+
+def data_warnings(session: Session, scanned: Sequence[Scanned]) -> Iterator[str]:
+    """What of the data the probes may have missed.
+
+    Args:
+        session: the search.
+        scanned: how far was looked for the largest samples, for each loader.
+
+    """
     if session.batching_warning:
         yield session.batching_warning
-    samples = session.data.samples
-    if samples is not None and samples.missed:
-        of = f" of {samples.total:,}" if samples.total is not None else ""
-        yield (
-            f"Samples differ in size, and {samples.scanned:,}{of} were looked at: if a larger one than "
-            f"{samples.elements:,} elements exists, name it with probe_with."
-        )
+    for each in scanned:
+        if not each.whole:
+            of = f" of {each.total:,}" if each.total is not None else ""
+            data = "" if each.searched else "validation "
+            sizes = "of different sizes" if each.differ else "all of one size"
+            yield (
+                f"{each.scanned:,}{of} {data}samples were looked at, {sizes}: if a larger one than {each.elements:,} "
+                "elements exists, name it with probe_with, or look further with scan (scan='all' looks at all)."
+            )
+        if each.searched and each.elements >= _FAR_ABOVE * each.usual > 0:
+            yield (
+                f"The largest sample has {each.elements:,} elements, {each.elements / each.usual:.1f} times the "
+                f"median: ordinary batches need about {each.usual / each.elements:.0%} of the memory. "
+                "probe_with=... takes another sample."
+            )
     for kind in session.data.as_they_come:
         yield (
             f"{kind} makes its batches itself: probes took the first ones as they come, so a larger one may follow. "
             "Keep a wider margin where they differ in size."
         )
+
+
+def thaw_warnings(session: Session) -> Iterator[str]:
+    """Where more of the model is trained later than the probes have seen."""
+    kind = lightning_of(session.trainer, "callbacks").BackboneFinetuning
+    for callback in session.trainer.callbacks if session.stage == "fit" else ():
+        if isinstance(callback, kind) and callback.unfreeze_backbone_at_epoch > session.trainer.current_epoch:
+            epoch = callback.unfreeze_backbone_at_epoch
+            yield (
+                f"{type(callback).__name__} unfreezes the backbone at epoch {epoch}: from there on a step takes more "
+                f"memory than was probed. BatchSizeFinder(milestones=({epoch},)) searches again then."
+            )
 
 
 def accumulation_warnings(module: nn.Module, layout: BatchLayout) -> Iterator[str]:
