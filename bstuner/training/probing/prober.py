@@ -45,6 +45,7 @@ class Prober:
         steps: optimizer steps (or evaluation batches) of a probe.
         accumulate: batches per optimizer step, at a batch size.
         searched: which loader's batch size is searched for, by its place.
+        length: batches of an epoch of the user's own, at a batch size; infinity where that is not known.
         fresh: whether the fit has yet to call its `on_fit_start` hooks.
 
     Attributes:
@@ -64,6 +65,7 @@ class Prober:
         steps: int,
         accumulate: Callable[[int], int],
         searched: int,
+        length: Callable[[int], float],
         fresh: bool,
     ) -> None:
         self._trainer = trainer
@@ -78,6 +80,7 @@ class Prober:
         self._epoch = trainer.current_epoch
         self._batches_per_step = accumulate
         self._searched = searched
+        self._length = length
         self._given: dict[int, int] = {}
         self.most: int | None = None
 
@@ -183,6 +186,7 @@ class Prober:
                     steps=steps,
                     accumulate=self._accumulate(size),
                     epoch=self._epoch,
+                    length=self._length(size),
                     fresh=fresh,
                 )
             else:

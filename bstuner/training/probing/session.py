@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,17 @@ from bstuner.training.freezing import FrozenFit
 from bstuner.training.probing.batches import ProbeData
 from bstuner.training.probing.compilation import Compilation
 from bstuner.training.probing.prober import Prober
-from bstuner.training.run import combined, epoch_data, largest_allowed, muted, passed_loaders, short_collections
+from bstuner.training.run import (
+    combined,
+    epoch_data,
+    largest_allowed,
+    limit_of,
+    muted,
+    noting,
+    passed_loaders,
+    search_is_on,
+    short_collections,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -100,8 +111,16 @@ class Session:
             self.settings.steps_per_trial,
             accumulate,
             self.epoch.searched,
+            self._batches_of_an_epoch(limit_of(self.trainer, self.stage)),
             self._fresh,
         )
+
+    def _batches_of_an_epoch(self, limit: int | float) -> Callable[[int], float]:
+        def batches(size: int) -> float:
+            number = self.epoch.batches(size, limit)
+            return math.inf if number is None else number
+
+        return batches
 
     def close(self) -> None:
         """Put the run back."""
@@ -118,14 +137,16 @@ class Session:
 
         """
         self._observer.probing(size, of)
-        probe = self._prober.probe(size, apply or self.batching.apply)
+        with noting(f"a probe of {of} {size}"):
+            probe = self._prober.probe(size, apply or self.batching.apply)
         self._observer.probed(probe, of)
         return probe
 
     def time(self, size: int) -> float | None:
         """Seconds of one steady step at a size that is known to fit; None should memory run out all the same."""
         self._observer.probing(size, "batch size")
-        return self._prober.time(size, self.batching.apply)
+        with noting(f"a probe of batch size {size}"):
+            return self._prober.time(size, self.batching.apply)
 
     def allowed_by_validation(self) -> int | None:
         """The largest batch size that leaves every validation loader that follows it a batch; None for no bound."""
@@ -184,7 +205,7 @@ def open_session(
 
     """
     session = Session(trainer, stage, settings, observer, fresh)
-    with short_collections(), session.compilation, muted():
+    with short_collections(), session.compilation, muted(), search_is_on():
         try:
             yield session
         finally:
