@@ -10,6 +10,7 @@ import pytest
 import torch
 import zoo
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
 
 import bstuner
@@ -290,3 +291,14 @@ def test_on_a_gpu_the_answer_under_a_limit_is_that_of_brute_force() -> None:
             break
         answer, size = size, 2 * size
     assert finder.result.batch_size == answer
+
+
+def test_a_run_in_which_lightnings_tuner_tries_out_is_not_searched_in() -> None:
+    finder = BatchSizeFinder(memory_limit="1GiB", max_val=16)
+    model = zoo.Mlp(batch_size=8, length=64)
+    model.lr = 0.1
+    trainer = zoo.trainer(finder, max_epochs=1)
+    Tuner(trainer).lr_find(model, num_training=4, update_attr=False)
+    assert (finder.result, model.batch_size) == (None, 8)
+    trainer.fit(model)
+    assert (finder.optimal_batch_size, model.batch_size) == (16, 16)

@@ -207,5 +207,3 @@ def test_what_training_opened_in_a_probe_is_let_go() -> None:
     assert probes > 0
     assert zoo.NOTES.count("closed") == probes
     assert zoo.NOTES[-2:] == ["opened", "teardown"]
-
-

@@ -38,6 +38,7 @@ from .processes import (
     spawns_processes as spawns_processes,
 )
 from .resuming import (
+    begin_epoch_again as begin_epoch_again,
     begin_epoch_in_full as begin_epoch_in_full,
     checkpoint_to_resume as checkpoint_to_resume,
     end_epoch_in_full as end_epoch_in_full,
