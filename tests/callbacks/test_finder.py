@@ -302,3 +302,29 @@ def test_a_run_in_which_lightnings_tuner_tries_out_is_not_searched_in() -> None:
     assert (finder.result, model.batch_size) == (None, 8)
     trainer.fit(model)
     assert (finder.optimal_batch_size, model.batch_size) == (16, 16)
+
+
+class Lazy(zoo.Vectors):
+    """Opens something when the first sample is read, as for a file that each worker is to open for itself."""
+
+    handle: Any = None
+
+    def __getitem__(self, index: int) -> Any:
+        self.handle = self.handle or object()
+        return super().__getitem__(index)
+
+
+GLOBAL_DATA = Lazy(64)
+
+
+def test_what_a_probe_opened_in_a_dataset_that_is_a_global_is_not_shared_with_workers() -> None:
+    class FromGlobal(zoo.Mlp):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(GLOBAL_DATA, batch_size=self.batch_size, num_workers=1)
+
+        def on_train_start(self) -> None:
+            if not bstuner.searching():
+                zoo.NOTES.append(GLOBAL_DATA.handle)
+
+    zoo.trainer(BatchSizeFinder(memory_limit="1GiB", max_val=16), max_epochs=1).fit(FromGlobal(batch_size=8))
+    assert zoo.NOTES == [None]

@@ -1,4 +1,4 @@
-"""User code that looks at the Trainer sees in a probe and in a trial what it sees in training, and nothing is written."""
+"""User code that looks at the Trainer sees in a search what it sees in training, and nothing is written."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_writer_of_predictions_writes_each_once() -> None:
     zoo.trainer(Writer(), BatchSizeFinder(memory_limit="1GiB", max_val=8)).predict(
         zoo.Mlp(batch_size=2), DataLoader(zoo.Vectors(20), batch_size=2)
     )
-    assert zoo.NOTES == list(range(20))
+    assert list(range(20)) == zoo.NOTES
 
 
 class Service(Logger):

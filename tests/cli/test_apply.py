@@ -95,9 +95,7 @@ def test_the_script_ends_as_if_started_by_hand_with_the_answer(
 @pytest.mark.parametrize(
     "call", ["lr_find(model, num_training=4)", "scale_batch_size(model, max_trials=1, init_val=8, steps_per_trial=1)"]
 )
-def test_what_lightnings_tuner_tries_before_the_fit_runs_as_it_is(
-    tmp_path: Path, bstuner: Command, call: str
-) -> None:
+def test_what_lightnings_tuner_tries_before_the_fit_runs_as_it_is(tmp_path: Path, bstuner: Command, call: str) -> None:
     tunes = f"    from lightning.pytorch.tuner import Tuner\n    Tuner(trainer).{call}\n"
     script = write(tmp_path / "train.py", SCRIPT.replace('    print("returned"', f'{tunes}    print("returned"', 1))
     done = bstuner("find", "--apply", "--max_val", 32, script)

@@ -7,6 +7,7 @@ from .loaders import (
     hook_of as hook_of,
     last_reload as last_reload,
     loaders_come_from_hooks as loaders_come_from_hooks,
+    loaders_noticed as loaders_noticed,
     prepared_loader as prepared_loader,
     request_loaders as request_loaders,
     resize_when_rebuilt as resize_when_rebuilt,

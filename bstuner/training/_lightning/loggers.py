@@ -84,7 +84,7 @@ def _stand_in(logger: Any, folder: _ThrowAwayFolder) -> Any:
             members[place] = property(_placed(plain, place, folder))
     members["experiment"] = property(_experiment(user_kind, vars(logger).get("_experiment")))
     kind = type(user_kind.__name__, (user_kind,), {"__module__": user_kind.__module__, **members})
-    stand_in = object.__new__(kind)
+    stand_in: Any = object.__new__(kind)
     vars(stand_in).update(vars(plain), **({"_experiment": None} if "_experiment" in vars(plain) else {}))
     return stand_in
 

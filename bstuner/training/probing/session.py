@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from bstuner.core import EpochData, FindSettings, Observer, Probe, format_bytes
 from bstuner.device import DeviceMemory, memory_of, name_on_host
 from bstuner.errors import NothingFits
 from bstuner.ranks import Peers, run_on_all
-from bstuner.training._lightning import request_loaders, unwrap, validates, wrap
+from bstuner.training._lightning import loaders_noticed, request_loaders, unwrap, validates, wrap
 from bstuner.training.batching import Batching, locate_batching
 from bstuner.training.freezing import FrozenFit
 from bstuner.training.probing.batches import ProbeData
@@ -122,6 +123,10 @@ class Session:
 
         return batches
 
+    def noticing(self) -> AbstractContextManager[None]:
+        """Freeze also what the user's hooks return while the search asks them for loaders."""
+        return loaders_noticed(self._frozen.add)
+
     def close(self) -> None:
         """Put the run back."""
         self._frozen.restore()
@@ -205,7 +210,7 @@ def open_session(
 
     """
     session = Session(trainer, stage, settings, observer, fresh)
-    with short_collections(), session.compilation, muted(), search_is_on():
+    with short_collections(), session.compilation, muted(), search_is_on(), session.noticing():
         try:
             yield session
         finally:

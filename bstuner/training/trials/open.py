@@ -13,7 +13,15 @@ from bstuner.core import BatchLayout, EpochData, FindResult, Rule, sample_marks
 from bstuner.device import memory_of, name_on_host
 from bstuner.errors import MonitorMissing, SettingRefused
 from bstuner.ranks import Peers, run_on_all
-from bstuner.training._lightning import is_overridden, replicas, request_loaders, unwrap, validates, wrap
+from bstuner.training._lightning import (
+    is_overridden,
+    loaders_noticed,
+    replicas,
+    request_loaders,
+    unwrap,
+    validates,
+    wrap,
+)
 from bstuner.training.batching import Batching, Placement
 from bstuner.training.freezing import FrozenFit, FrozenStart, wind_back
 from bstuner.training.run import (
@@ -100,7 +108,7 @@ def open_trials(
     warms_up = _warms_up(trainer)
     device = trainer.strategy.root_device
     memory = memory_of(device, settings.memory_limit, frozen.tensors, sharers=peers.sharers(name_on_host(device)))
-    with short_collections(), muted(), search_is_on():
+    with short_collections(), muted(), search_is_on(), loaders_noticed(frozen.add):
         try:
             opened: list[tuple[SettingsInPlace, int | None]] = []
 
