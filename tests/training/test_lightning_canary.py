@@ -694,7 +694,7 @@ def test_hooks_see_the_length_and_the_loaders_of_the_fit_in_the_loop_of_a_probe(
 
     class Looks(Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            _lightning.show_loaders(trainer.fit_loop, CombinedLoader([users]))
+            _lightning.show_loaders(trainer, "train", CombinedLoader([users]))
             seen.append((trainer.num_training_batches, trainer.train_dataloader))
 
     trainer = inside("fit", lambda _: None)
@@ -702,7 +702,7 @@ def test_hooks_see_the_length_and_the_loaders_of_the_fit_in_the_loop_of_a_probe(
     trainer.state.fn = "fit"  # type: ignore[assignment]
     users = DataLoader(zoo.Vectors(99), batch_size=3)
     batches = DataLoader(zoo.Vectors(12), batch_size=3)
-    _lightning.install_fit_loop(trainer, batches, None, epoch=0, length=33)
+    _lightning.install_fit_loop(trainer, batches, [batches], epoch=0, length=33)
     trainer.callbacks = [Looks()]
     _lightning.run_fit_loop(trainer)
     assert seen == [(33, [users])]
@@ -713,7 +713,7 @@ def test_a_run_of_lightnings_tuner_is_told_from_one_that_trains() -> None:
     seen: list[bool] = []
 
     class Asks(Callback):
-        def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
             seen.append(_lightning.is_tried_by_tuner(trainer))
 
     model = zoo.Mlp(batch_size=8)
@@ -765,4 +765,4 @@ def test_a_request_for_loaders_is_noticed() -> None:
     heard: list[str] = []
     with _lightning.loaders_noticed(lambda role, loaders: heard.append(role)):
         inside("fit", lambda trainer: _lightning.request_loaders(trainer, "train"))
-    assert heard == ["train"]
+    assert "train" in heard

@@ -57,8 +57,13 @@ def install_fit_loop(
     _quieten(trainer)
 
 
-def show_loaders(loop: Any, loaders: CombinedLoader) -> None:
-    """Have user code that asks the Trainer for the loaders of a loop that has begun see these."""
+def show_loaders(trainer: Trainer, role: str, loaders: CombinedLoader) -> None:
+    """Have user code that asks the Trainer for the loaders of a role, whose loop has begun, see these."""
+    loop: Any
+    if role in EVALUATION_LOOPS:
+        loop = getattr(trainer, EVALUATION_LOOPS[role])
+    else:
+        loop = trainer.fit_loop if role == "train" else trainer.fit_loop.epoch_loop.val_loop
     # _iterables: what the Trainer's `train_dataloader` and its like return; the loop itself reads `flattened`.
     loop._combined_loader._iterables = loaders.iterables
 

@@ -107,11 +107,11 @@ class _FitWatch(OwnCallback):
             self.taken[index] += 1
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        show_loaders(trainer.fit_loop, self._train.like)
+        show_loaders(trainer, "train", self._train.like)
 
     def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
         if self._validation is not None:
-            show_loaders(trainer.fit_loop.epoch_loop.val_loop, self._validation.like)
+            show_loaders(trainer, "val", self._validation.like)
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._peers.meet()  # none goes on without one that failed in its last step
@@ -133,9 +133,9 @@ class _FitWatch(OwnCallback):
 
 
 class _EvaluationWatch(OwnCallback):
-    def __init__(self, stage: str, loop: Any, batches: Batches, timing: Timing) -> None:
+    def __init__(self, stage: str, batches: Batches, timing: Timing) -> None:
         prefix = "validation" if stage == "validate" else stage
-        setattr(self, f"on_{prefix}_start", lambda *_: show_loaders(loop, batches.like))
+        setattr(self, f"on_{prefix}_start", lambda trainer, *_: show_loaders(trainer, stage, batches.like))
         setattr(self, f"on_{prefix}_batch_start", lambda *_: timing.start())
         setattr(self, f"on_{prefix}_batch_end", lambda *_: timing.stop())
         setattr(self, f"on_{prefix}_epoch_end", self._finish)
@@ -208,9 +208,9 @@ def probe_evaluation(trainer: Trainer, stage: str, batches: Batches, timing: Tim
     """Run a few batches of every loader of "validate", "test" or "predict"; the caller restores the Trainer."""
     _set_limits(trainer)
     trainer.limit_val_batches = trainer.limit_test_batches = trainer.limit_predict_batches = 1.0
-    loop = install_evaluation_loop(trainer, stage, batches.repeated(steps))
+    install_evaluation_loop(trainer, stage, batches.repeated(steps))
     with bystanders_inert(trainer), contextlib.suppress(_Finished):
-        trainer.callbacks = [_EvaluationWatch(stage, loop, batches, timing), *trainer.callbacks]
+        trainer.callbacks = [_EvaluationWatch(stage, batches, timing), *trainer.callbacks]
         run_evaluation_loop(trainer, stage)
 
 
