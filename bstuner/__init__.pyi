@@ -7,3 +7,4 @@ from .callbacks import (
 )
 from .core import FindResult as FindResult, Probe as Probe, TuneResult as TuneResult
 from .errors import BstunerError as BstunerError
+from .training.run.search_state import searching as searching

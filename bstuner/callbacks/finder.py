@@ -16,6 +16,7 @@ from bstuner.training._lightning import (
     begin_epoch_anew,
     end_run_early,
     forget_loaders,
+    is_tried_by_tuner,
     make_optimizers,
     replicas,
     restart_evaluation,
@@ -156,6 +157,8 @@ class BatchSizeFinder(OwnCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
         self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
+        if is_tried_by_tuner(trainer):
+            return  # the search is for the run that trains
         self._search_start.watch(trainer, stage, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -177,6 +180,8 @@ class BatchSizeFinder(OwnCallback):
 
     def scale_batch_size(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search now and go on with the answer; a subclass may call this from a hook of its choice."""
+        if is_tried_by_tuner(trainer):
+            return
         if trainer.fast_dev_run:
             rank_zero_warn("BatchSizeFinder does not search under fast_dev_run: the batch size stays as it is.")
             return

@@ -17,7 +17,14 @@ from bstuner.device import RandomState
 from bstuner.errors import SettingRefused
 from bstuner.optim import lr_at_last_step
 from bstuner.report.terminal import SearchDisplay
-from bstuner.training._lightning import checkpoint_to_resume, end_run_early, log_step, spawns_processes, state_to_come
+from bstuner.training._lightning import (
+    checkpoint_to_resume,
+    end_run_early,
+    is_tried_by_tuner,
+    log_step,
+    spawns_processes,
+    state_to_come,
+)
 from bstuner.training.growing import GrowingFit, GrowthPlanner, IndexedFit, LoaderDraws, StreamedFit
 from bstuner.training.probing import find_largest
 from bstuner.training.run import OwnCallback, refuse_unsupported, shows_progress
@@ -125,6 +132,7 @@ class BatchSizeScheduler(OwnCallback):
         self._resumed = {}
         if stage == "fit":
             self._kept = {}
+        if stage == "fit" and not is_tried_by_tuner(trainer):  # the plan is for the fit that trains
             refuse_beside_scheduler(trainer)
             others = [callback for callback in trainer.callbacks if callback is not self]
             searches = [callback for callback in others if isinstance(callback, OwnCallback)]
@@ -134,6 +142,8 @@ class BatchSizeScheduler(OwnCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan the fit, and put the plan in place before the loaders are made."""
         drawn = self._end_loader_draws()
+        if is_tried_by_tuner(trainer):
+            return
         if trainer.fast_dev_run or trainer.overfit_batches:
             rank_zero_warn(
                 "BatchSizeScheduler does nothing under fast_dev_run or overfit_batches: all batches are your own."

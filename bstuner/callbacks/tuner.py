@@ -38,7 +38,13 @@ from bstuner.errors import SettingRefused
 from bstuner.report import plan_for_study
 from bstuner.report.terminal import SearchDisplay, TuningDisplay
 from bstuner.study import TuneSettings, write_answer, write_growth
-from bstuner.training._lightning import checkpoint_to_resume, end_run_early, spawns_processes, state_to_come
+from bstuner.training._lightning import (
+    checkpoint_to_resume,
+    end_run_early,
+    is_tried_by_tuner,
+    spawns_processes,
+    state_to_come,
+)
 from bstuner.training.batching import Placement
 from bstuner.training.freezing import FrozenStart
 from bstuner.training.probing import find_largest, take_up, to_save
@@ -200,7 +206,7 @@ class BatchSizeTuner(OwnCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first place among the callbacks, and remember the run as it is before optimizers exist."""
         self._resumed = {}  # filled from the checkpoint, if there is one, between now and the start of the fit
-        if stage == "fit":
+        if stage == "fit" and not is_tried_by_tuner(trainer):  # the search is for the fit that trains
             refuse_beside_tuner(trainer)
             self._search_start.watch(trainer, stage, self)
 

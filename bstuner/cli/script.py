@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from bstuner.cli.target import Target
 from bstuner.errors import BstunerError, ScriptError
-from bstuner.training._lightning import each_lightning, is_served, processes_started_with
+from bstuner.training._lightning import each_lightning, is_served, is_tried_by_tuner, processes_started_with
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -119,6 +119,8 @@ def _intercepted(
     def instead_of(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def called(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+            if is_tried_by_tuner(trainer):
+                return original(trainer, *args, **kwargs)  # it tries out, and does not train
             if run.searched:
                 raise _Stop(0)  # a script has caught the first one and goes on: nothing is trained
             arguments = dict(inspect.signature(original).bind(trainer, *args, **kwargs).arguments)

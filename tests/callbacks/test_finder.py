@@ -11,6 +11,7 @@ import pytest
 import torch
 import zoo
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
 
 import bstuner
@@ -279,7 +280,7 @@ def test_an_error_of_the_users_code_says_at_which_size_it_came() -> None:
     model = BuiltIn(batch_size=4, length=64)
     with pytest.raises(ValueError, match="four, and nothing else") as error:
         found(model, max_val=32)
-    assert error.value.__notes__ == ["This happened in bstuner's search, in a probe with batch size 32."]
+    assert error.value.__notes__ == ["This happened while bstuner ran a probe of batch size 32, before training."]
     assert model.batch_size == 4
 
 
@@ -334,3 +335,40 @@ def test_on_a_gpu_the_answer_under_a_limit_is_that_of_brute_force() -> None:
             break
         answer, size = size, 2 * size
     assert finder.result.batch_size == answer
+
+
+def test_a_run_in_which_lightnings_tuner_tries_out_is_not_searched_in() -> None:
+    finder = BatchSizeFinder(memory_limit="1GiB", max_val=16)
+    model = zoo.Mlp(batch_size=8, length=64)
+    model.lr = 0.1
+    trainer = zoo.trainer(finder, max_epochs=1)
+    Tuner(trainer).lr_find(model, num_training=4, update_attr=False)
+    assert (finder.result, model.batch_size) == (None, 8)
+    trainer.fit(model)
+    assert (finder.optimal_batch_size, model.batch_size) == (16, 16)
+
+
+class Lazy(zoo.Vectors):
+    """Opens something when the first sample is read, as for a file that each worker is to open for itself."""
+
+    handle: Any = None
+
+    def __getitem__(self, index: int) -> Any:
+        self.handle = self.handle or object()
+        return super().__getitem__(index)
+
+
+GLOBAL_DATA = Lazy(64)
+
+
+def test_what_a_probe_opened_in_a_dataset_that_is_a_global_is_not_shared_with_workers() -> None:
+    class FromGlobal(zoo.Mlp):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(GLOBAL_DATA, batch_size=self.batch_size, num_workers=1)
+
+        def on_train_start(self) -> None:
+            if not bstuner.searching():
+                zoo.NOTES.append(GLOBAL_DATA.handle)
+
+    zoo.trainer(BatchSizeFinder(memory_limit="1GiB", max_val=16), max_epochs=1).fit(FromGlobal(batch_size=8))
+    assert zoo.NOTES == [None]

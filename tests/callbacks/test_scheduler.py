@@ -625,3 +625,16 @@ def test_a_quick_check_keeps_its_own_batches(settings: dict[str, Any]) -> None:
 def test_arguments_are_checked(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(InvalidSetting, match=match):
         BatchSizeScheduler(**arguments)
+
+
+@pytest.mark.parametrize("later", [100, 220], ids=["shrinks", "grows"])
+def test_a_loader_of_another_length_in_a_later_epoch_is_refused(later: int) -> None:
+    class Changes(Grower):
+        def train_dataloader(self) -> DataLoader:
+            self.length = 160 if self.trainer.current_epoch == 0 else later
+            return super().train_dataloader()
+
+    model = Changes(length=160)
+    with pytest.raises(SettingRefused, match=rf"Expected 160 samples in epoch 1, .*found {later}"):
+        fit(model, scheduler("0:8 1ep:16"), epochs=3, reload_dataloaders_every_n_epochs=1)
+    assert {epoch for epoch, *_ in model.batches} == {0}

@@ -375,3 +375,25 @@ def test_a_checkpoint_from_the_middle_of_a_step_holds_the_users_learning_rate(
     # The warm-up counts the samples of a batch when it starts: those of this step twice.
     for now, then in zip(resumed.lrs, unbroken.lrs[26:], strict=True):
         assert now == (pytest.approx(then, rel=1e-3) if more else then)
+
+
+class SavesAtEpochStart(L.Callback):
+    """Saves a checkpoint in `on_train_epoch_start`, where Lightning has counted the epoch before as this one's."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.save_checkpoint(f"epoch-{trainer.current_epoch}.ckpt")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_what_is_saved_where_an_epoch_starts_goes_on_with_that_epoch(first: bool) -> None:
+    def run(*callbacks: L.Callback, **settings: Any) -> tuple[L.Trainer, Grower]:
+        model = Random(halves(20, 30), length=50, batch_size=4)
+        both = (*callbacks, scheduler(PLAN)) if first else (scheduler(PLAN), *callbacks)
+        return fit(model, *both, epochs=4, **settings), model
+
+    trainer, model = run(SavesAtEpochStart())
+    unbroken = after(trainer, model)
+    for epoch in (1, 3):
+        resumed, again = run(ckpt_path=f"epoch-{epoch}.ckpt", seed=99)
+        assert same(after(resumed, again), unbroken)
+        assert again.batches == [batch for batch in model.batches if batch[0] >= epoch]

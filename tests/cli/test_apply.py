@@ -92,6 +92,18 @@ def test_the_script_ends_as_if_started_by_hand_with_the_answer(
     assert f"batch_size = {batch_size}  # Model.batch_size\n" in snippet
 
 
+@pytest.mark.parametrize(
+    "call", ["lr_find(model, num_training=4)", "scale_batch_size(model, max_trials=1, init_val=8, steps_per_trial=1)"]
+)
+def test_what_lightnings_tuner_tries_before_the_fit_runs_as_it_is(tmp_path: Path, bstuner: Command, call: str) -> None:
+    tunes = f"    from lightning.pytorch.tuner import Tuner\n    Tuner(trainer).{call}\n"
+    script = write(tmp_path / "train.py", SCRIPT.replace('    print("returned"', f'{tunes}    print("returned"', 1))
+    done = bstuner("find", "--apply", "--max_val", 32, script)
+    assert done.returncode == 7, done.stderr
+    assert result(tmp_path)["batch_size"] == 32
+    assert f"trained {2 * 256 // 32} " in done.stdout
+
+
 def test_a_schedule_is_trained_by(tmp_path: Path, bstuner: Command) -> None:
     script = write(tmp_path / "train.py", SCRIPT)
     done = bstuner("schedule", "--apply", "--plan", "0:8 1ep:32", "--fits", 32, script)

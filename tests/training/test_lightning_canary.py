@@ -18,12 +18,13 @@ import lightning as L
 import pytest
 import torch
 import zoo
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities import CombinedLoader
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -76,7 +77,7 @@ def test_a_fresh_fit_loop_trains_and_validates_on_our_batches_while_the_users_st
     trainer.strategy.setup_optimizers(trainer)
     trainer.state.fn, trainer.training = "fit", True  # type: ignore[assignment]
     model.losses.clear()
-    _lightning.install_fit_loop(trainer, batches, [batches], epoch=5)
+    _lightning.install_fit_loop(trainer, batches, [batches], epoch=5, length=9)
     assert trainer.fit_loop is not users
     assert trainer._logger_connector is not connector
     assert isinstance(trainer.profiler, PassThroughProfiler)
@@ -576,7 +577,7 @@ def test_the_fit_loop_of_a_probe_is_another_one_than_the_users() -> None:
     model = trainer.lightning_module
     model.losses.clear()
     batches = DataLoader(zoo.Vectors(12), batch_size=3)
-    _lightning.install_fit_loop(trainer, batches, [batches], epoch=0)
+    _lightning.install_fit_loop(trainer, batches, [batches], epoch=0, length=9)
     assert _lightning.current_fit_loop(trainer) is not users
     _lightning.run_fit_loop(trainer)
     assert len(model.losses) == 4
@@ -686,3 +687,82 @@ def test_no_other_module_touches_what_lightning_does_not_document() -> None:
     ]
     assert found == []
     assert internals_in("trainer.fit_loop.run()") == ["fit_loop"]
+
+
+def test_hooks_see_the_length_and_the_loaders_of_the_fit_in_the_loop_of_a_probe() -> None:
+    seen: list[Any] = []
+
+    class Looks(Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            _lightning.show_loaders(trainer, "train", CombinedLoader([users]))
+            seen.append((trainer.num_training_batches, trainer.train_dataloader))
+
+    trainer = inside("fit", lambda _: None)
+    trainer.strategy.setup_optimizers(trainer)
+    trainer.state.fn = "fit"  # type: ignore[assignment]
+    users = DataLoader(zoo.Vectors(99), batch_size=3)
+    batches = DataLoader(zoo.Vectors(12), batch_size=3)
+    _lightning.install_fit_loop(trainer, batches, [batches], epoch=0, length=33)
+    trainer.callbacks = [Looks()]
+    _lightning.run_fit_loop(trainer)
+    assert seen == [(33, [users])]
+    assert trainer.fit_loop.max_batches == 4, "outside of hooks, what the loop itself goes by"
+
+
+def test_a_run_of_lightnings_tuner_is_told_from_one_that_trains() -> None:
+    seen: list[bool] = []
+
+    class Asks(Callback):
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+            seen.append(_lightning.is_tried_by_tuner(trainer))
+
+    model = zoo.Mlp(batch_size=8)
+    model.lr = 0.1
+    trainer = zoo.trainer(Asks(), max_epochs=1)
+    Tuner(trainer).lr_find(model, num_training=2, update_attr=False)
+    trainer.fit(model)
+    assert seen == [True, False]
+
+
+def test_a_logger_set_aside_has_the_version_to_come_and_another_folder(tmp_path: Path) -> None:
+    trainer = zoo.trainer(logger=CSVLogger(tmp_path))
+    with _lightning.loggers_set_aside(trainer):
+        aside = trainer.loggers[0]
+        assert isinstance(aside, CSVLogger)
+        assert (aside.version, aside.name) == (0, "lightning_logs")
+        aside.experiment.log_metrics({"a": 1.0}, step=0)
+        folder = Path(aside.log_dir)
+        assert folder.is_dir()
+        assert folder.parts[-2:] == ("lightning_logs", "version_0")
+    assert not folder.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hyperparameters_that_change_are_those_that_the_run_began_with() -> None:
+    class Model(zoo.Mlp):
+        def __init__(self, size: int = 4) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    def change(trainer: L.Trainer) -> None:
+        with _lightning.hyperparameters_recorded(trainer):
+            trainer.lightning_module.hparams.size = 8
+
+    model = Model()
+    zoo.trainer(Does(change), max_epochs=1).fit(model)
+    assert model.hparams_initial.size == 8
+
+
+class Does(Callback):
+    def __init__(self, do: Any) -> None:
+        self.do = do
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.do(trainer)
+
+
+def test_a_request_for_loaders_is_noticed() -> None:
+    heard: list[str] = []
+    with _lightning.loaders_noticed(lambda role, loaders: heard.append(role)):
+        inside("fit", lambda trainer: _lightning.request_loaders(trainer, "train"))
+    assert "train" in heard

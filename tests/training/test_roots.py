@@ -102,7 +102,7 @@ def test_fresh_loops_are_of_the_package_of_the_trainer(root: Any) -> None:
     trainer = trainer_of(root, max_epochs=1)
     trainer.fit(model_of(root))
     loaders = root.utilities.CombinedLoader([])
-    _lightning.install_fit_loop(trainer, loaders, None, epoch=0)
+    _lightning.install_fit_loop(trainer, loaders, None, epoch=0, length=9)
     assert isinstance(trainer.fit_loop, root.loops.fit_loop._FitLoop)
     assert isinstance(trainer.profiler, root.profilers.PassThroughProfiler)
     for stage, name in _lightning.EVALUATION_LOOPS.items():

@@ -1,3 +1,4 @@
+from .hyperparameters import hyperparameters_recorded as hyperparameters_recorded
 from .loaders import (
     begin_epoch_anew as begin_epoch_anew,
     combination_mode as combination_mode,
@@ -6,6 +7,7 @@ from .loaders import (
     hook_of as hook_of,
     last_reload as last_reload,
     loaders_come_from_hooks as loaders_come_from_hooks,
+    loaders_noticed as loaders_noticed,
     prepared_loader as prepared_loader,
     request_loaders as request_loaders,
     resize as resize,
@@ -14,6 +16,7 @@ from .loaders import (
     set_last_reload as set_last_reload,
     substitute_train_loaders as substitute_train_loaders,
 )
+from .loggers import loggers_set_aside as loggers_set_aside, mute_loggers as mute_loggers
 from .loops import (
     EVALUATION_LOOPS as EVALUATION_LOOPS,
     current_fit_loop as current_fit_loop,
@@ -21,12 +24,13 @@ from .loops import (
     install_evaluation_loop as install_evaluation_loop,
     install_fit_loop as install_fit_loop,
     install_trial_loop as install_trial_loop,
+    is_tried_by_tuner as is_tried_by_tuner,
     log_step as log_step,
-    mute_loggers as mute_loggers,
     run_evaluation_loop as run_evaluation_loop,
     run_fit_loop as run_fit_loop,
     set_epoch_length as set_epoch_length,
     set_step_limits as set_step_limits,
+    show_loaders as show_loaders,
 )
 from .processes import (
     end_processes as end_processes,
@@ -36,6 +40,7 @@ from .processes import (
     spawns_processes as spawns_processes,
 )
 from .resuming import (
+    begin_epoch_again as begin_epoch_again,
     begin_epoch_in_full as begin_epoch_in_full,
     checkpoint_to_resume as checkpoint_to_resume,
     end_epoch_in_full as end_epoch_in_full,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bstuner.data import set_batch_size
@@ -21,6 +22,7 @@ __all__ = [
     "hook_of",
     "last_reload",
     "loaders_come_from_hooks",
+    "loaders_noticed",
     "prepared_loader",
     "request_loaders",
     "resize",
@@ -51,6 +53,19 @@ def hook_of(trainer: Trainer, role: str) -> tuple[Any, str]:
     return source.instance, source.name
 
 
+_notices: list[Callable[[str, Any], None]] = []
+
+
+@contextmanager
+def loaders_noticed(notice: Callable[[str, Any], None]) -> Iterator[None]:
+    """Have a function hear of all loaders that `request_loaders` returns inside the block, with their role."""
+    _notices.append(notice)
+    try:
+        yield
+    finally:
+        _notices.remove(notice)
+
+
 def request_loaders(trainer: Trainer, role: str) -> Any:
     """What the user passed, or what the user's hook returns now."""
     # _request_dataloader: within it, loaders remember how they were built, so that they can be rebuilt.
@@ -58,6 +73,8 @@ def request_loaders(trainer: Trainer, role: str) -> Any:
     lightning_of(trainer, "trainer.connectors.data_connector")._request_dataloader(request)
     if request.error is not None:
         raise request.error
+    for notice in _notices:
+        notice(role, request.loaders)
     return request.loaders
 
 

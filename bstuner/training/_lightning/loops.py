@@ -22,29 +22,69 @@ __all__ = [
     "install_evaluation_loop",
     "install_fit_loop",
     "install_trial_loop",
+    "is_tried_by_tuner",
     "log_step",
-    "mute_loggers",
     "run_evaluation_loop",
     "run_fit_loop",
     "set_epoch_length",
     "set_step_limits",
+    "show_loaders",
 ]
 
 EVALUATION_LOOPS = {"validate": "validate_loop", "test": "test_loop", "predict": "predict_loop"}
 
 
 def install_fit_loop(
-    trainer: Trainer, train_batches: CombinedLoader, val_batches: CombinedLoader | None, epoch: int
+    trainer: Trainer, train_batches: CombinedLoader, val_batches: CombinedLoader | None, epoch: int, length: float
 ) -> None:
-    """Give the Trainer a fresh fit loop that reads these batches; the caller puts the user's loop back."""
+    """Give the Trainer a fresh fit loop that reads these batches; the caller puts the user's loop back.
+
+    Args:
+        trainer: a Trainer inside `fit`.
+        train_batches: the training batches.
+        val_batches: those of validation; None for none.
+        epoch: the epoch that user code should see.
+        length: batches of an epoch that user code should see; infinity where that is not known.
+
+    """
     unlimited = trainer.max_epochs in (None, -1)
     loop = _fit_loop(trainer, max_epochs=-1 if unlimited else max(trainer.max_epochs or 0, epoch + 1))
     # In the middle of a fit, callbacks that unfreeze layers at an epoch must see that epoch.
     loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = epoch
     loop._data_source.instance = train_batches
     loop.epoch_loop.val_loop._data_source.instance = [] if val_batches is None else val_batches
-    trainer.fit_loop = loop
+    trainer.fit_loop = _seen_by_hooks(loop, length)
     _quieten(trainer)
+
+
+def show_loaders(trainer: Trainer, role: str, loaders: CombinedLoader) -> None:
+    """Have user code that asks the Trainer for the loaders of a role, whose loop has begun, see these."""
+    loop: Any
+    if role in EVALUATION_LOOPS:
+        loop = getattr(trainer, EVALUATION_LOOPS[role])
+    else:
+        loop = trainer.fit_loop if role == "train" else trainer.fit_loop.epoch_loop.val_loop
+    # _iterables: what the Trainer's `train_dataloader` and its like return; the loop itself reads `flattened`.
+    loop._combined_loader._iterables = loaders.iterables
+
+
+def _seen_by_hooks(loop: Any, batches: float) -> Any:
+    """A fit loop that tells the user's hooks how many batches an epoch of the fit has, and itself those of a probe."""
+
+    class Loop(type(loop)):  # type: ignore[misc]  # of either package
+        # max_batches: the Trainer's `num_training_batches` reads it, for hooks and loops alike. _current_fx_name tells
+        # which hook of the user's is running.
+        @property
+        def max_batches(self) -> Any:
+            return self._own_batches if self.trainer.lightning_module._current_fx_name is None else batches
+
+        @max_batches.setter
+        def max_batches(self, value: Any) -> None:
+            self._own_batches = value
+
+    loop.__dict__["_own_batches"] = loop.__dict__.pop("max_batches")
+    loop.__class__ = Loop
+    return loop
 
 
 def install_trial_loop(trainer: Trainer) -> None:
@@ -131,11 +171,10 @@ def log_step(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped  # kept nowhere public
 
 
-def mute_loggers(trainer: Trainer) -> None:
-    """Put a dummy in the place of the loggers; the caller puts the user's back."""
-    # DummyLogger (undocumented) swallows whatever user code does with it. Never None: user code calls
-    # self.logger.log_image() and the like.
-    trainer.loggers = [lightning_of(trainer, "loggers.logger").DummyLogger()] if trainer.loggers else []
+def is_tried_by_tuner(trainer: Trainer) -> bool:
+    """Whether a run is one in which Lightning's own Tuner tries something out, and does not train."""
+    # _early_exit: only the Tuner sets it, on a callback that it has put first for the time of the run.
+    return any(getattr(callback, "_early_exit", False) is True for callback in trainer.callbacks)
 
 
 def end_run_early(trainer: Trainer) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
 
 __all__ = [
+    "begin_epoch_again",
     "begin_epoch_in_full",
     "checkpoint_to_resume",
     "end_epoch_in_full",
@@ -30,7 +31,7 @@ __all__ = [
 
 
 def begin_epoch_in_full(trainer: Trainer) -> None:
-    """Have a fit that was resumed between two epochs begin the next one as if it had not been interrupted.
+    """Have a fit that was resumed at the end of an epoch begin the next one as if it had not been interrupted.
 
     Otherwise Lightning goes on with the iterator that it made before the random generators were put back; a scheduler
     that waits for a metric misses that of the epoch before; and with max_steps, the epoch is taken for one that is in
@@ -41,15 +42,30 @@ def begin_epoch_in_full(trainer: Trainer) -> None:
 
     """
     loop, inner = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    for each in (loop, inner, inner.val_loop):
-        each._restarting = False  # past the setter, which sets it again where there are max_steps
-        each.reset_restart_stage()
-    loop._resuming_from_checkpoint = False
+    _forget_restart(trainer)
     # Lightning does this last of all in an epoch, while it still counts as the current one.
     loop.epoch_progress.current.completed = loop.epoch_progress.current.processed - 1
     inner.update_lr_schedulers("epoch", update_plateau_schedulers=True)
     for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
         progress.completed = progress.processed
+
+
+def begin_epoch_again(trainer: Trainer) -> None:
+    """Have a fit that was saved in `on_train_epoch_start` begin that epoch, and not count it as over.
+
+    Lightning still has the batches of the epoch before among its counters then, and takes them for those of this one.
+    """
+    _forget_restart(trainer)
+    for progress in (trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_progress.total):
+        progress.ready = progress.started = progress.processed = progress.completed
+
+
+def _forget_restart(trainer: Trainer) -> None:
+    loop = trainer.fit_loop
+    for each in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
+        each._restarting = False  # past the setter, which sets it again where there are max_steps
+        each.reset_restart_stage()
+    loop._resuming_from_checkpoint = False
 
 
 def go_on_after_batch(trainer: Trainer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bstuner.training._lightning import lightning_of
+from bstuner.training._lightning import hyperparameters_recorded, lightning_of
 from bstuner.training.batching.places import Batching
 
 if TYPE_CHECKING:
@@ -33,12 +33,13 @@ class Placement:
 
     def apply(self, trainer: Trainer) -> None:
         """Write it all."""
-        self.batching.apply(self.micro)
-        if self.accumulate is not None:
-            trainer.accumulate_grad_batches = self.accumulate
-        if self.validation is not None:
-            batching, size = self.validation
-            batching.apply(size)
+        with hyperparameters_recorded(trainer):
+            self.batching.apply(self.micro)
+            if self.accumulate is not None:
+                trainer.accumulate_grad_batches = self.accumulate
+            if self.validation is not None:
+                batching, size = self.validation
+                batching.apply(size)
 
 
 def accumulation_of(trainer: Trainer) -> int:

@@ -50,6 +50,16 @@ class FrozenFit:
         )
         self._data = Snapshot([trainer.datamodule, loaders], contents=False)
 
+        self._from_hooks: dict[str, Snapshot] = {}
+
+    def add(self, role: str, loaders: Any) -> None:
+        """Also put back what hooks return: a dataset that is a global is met in no other way.
+
+        Only the first loaders of a role are kept, for a hook may make a dataset of its own at each call.
+        """
+        if role not in self._from_hooks:
+            self._from_hooks[role] = Snapshot([loaders], contents=False)
+
     @property
     def tensors(self) -> list[Tensor]:
         """Every tensor of the run that was alive when it was frozen."""
@@ -58,7 +68,7 @@ class FrozenFit:
     def restore(self) -> None:
         """Put the run back; may be called any number of times. An error is raised once all else is back."""
         with contextlib.ExitStack() as parts:
-            for part in (self._random, self._data, self._state):  # the last one first
+            for part in (self._random, *self._from_hooks.values(), self._data, self._state):  # the last one first
                 parts.callback(part.restore)
 
 

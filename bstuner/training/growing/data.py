@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler
 
 from bstuner.data import Draw, EpochOrder, check_can_be_planned, own_generators, with_planned_batches
 from bstuner.device import RandomState
+from bstuner.errors import SettingRefused
 from bstuner.training._lightning import has_loaders, prepared_loader, substitute_train_loaders
 from bstuner.training.run import combined, flat_loaders, with_loaders
 
@@ -40,6 +41,7 @@ class IndexedData:
         self._order: EpochOrder | None = None
         self._generators: list[torch.Generator] = []
         self._sampler: Any = None
+        self._length: int | None = None  # of the sampler, when the fit began
 
     def loaders(self, users: Any) -> Any:
         """What to train on in the place of the user's loaders."""
@@ -51,6 +53,8 @@ class IndexedData:
         check_can_be_planned(loader)
         self._generators = own_generators(loader)
         self._sampler = loader.batch_sampler.sampler
+        if self._length is None:
+            self._length = len(self._sampler)
         if self._saved and self._seed is not None:
             # A DistributedSampler orders epochs by it, and has it from the seed of the script.
             self._sampler.seed = self._saved["processes"][trainer.global_rank]["seed"]
@@ -65,6 +69,20 @@ class IndexedData:
             if self._generators and self._to_restore["own"] is not None:
                 self._generators[0].set_state(self._to_restore["own"])
             self._to_restore = None
+
+    def refuse_other_length(self, epoch: int) -> None:
+        """Refuse an epoch of more or fewer samples than the fit began with: the rest would be dropped in silence.
+
+        Raises:
+            SettingRefused: the loader, made anew for this epoch perhaps, has another number of samples.
+
+        """
+        found = len(self._sampler)
+        if found != self._length:
+            raise SettingRefused(
+                f"Expected {self._length:,} samples in epoch {epoch}, as when the batches were planned, found "
+                f"{found:,}. Keep the number of samples of an epoch the same, or train without BatchSizeScheduler."
+            )
 
     def state(self, epoch: int) -> dict[str, Any]:
         """What decides the order of an epoch and of those to come on this process, in plain values."""

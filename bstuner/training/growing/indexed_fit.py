@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bstuner.core.growth import EpochPlan, RunPlan
 from bstuner.device import RandomState
 from bstuner.training._lightning import (
+    begin_epoch_again,
     begin_epoch_in_full,
     end_epoch_in_full,
     go_on_after_batch,
@@ -61,6 +62,8 @@ class IndexedFit(GrowingFit):
             begin_epoch_in_full(trainer)
         elif self._batches:
             self._go_on()
+        elif self._epoch:
+            begin_epoch_again(trainer)
 
     def _go_on(self) -> None:
         """By the batch that is over, Lightning is to know what was still to follow it."""
@@ -82,6 +85,7 @@ class IndexedFit(GrowingFit):
     def epoch_starts(self) -> None:
         """Before the epoch's first batch is fetched, but for workers, which fetch that of the first epoch earlier."""
         trainer, epoch = self._trainer, self._trainer.current_epoch
+        self._data.refuse_other_length(epoch)
         self._epoch_begins(epoch * self.plan.samples_per_epoch)
         self._clock.put_back()  # the loaders may have been made anew
         set_epoch_length(trainer, len(self._epoch_plan(epoch)))

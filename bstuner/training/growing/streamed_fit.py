@@ -11,6 +11,7 @@ import torch
 from bstuner.core.growth import PlannedStep, RunPlan, layout_within, lr_factor_at, phase_at
 from bstuner.device import RandomState
 from bstuner.training._lightning import (
+    begin_epoch_again,
     begin_epoch_in_full,
     extract_batch_size,
     replicas,
@@ -64,6 +65,8 @@ class StreamedFit(GrowingFit):
             set_last_reload(trainer, self._saved["reloaded"])
             if self._saved["between"]:
                 begin_epoch_in_full(trainer)
+            elif self._epoch and not self._batches:
+                begin_epoch_again(trainer)
             self._data.restore_generators()
 
     def epoch_starts(self) -> None:

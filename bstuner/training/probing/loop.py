@@ -15,13 +15,13 @@ from bstuner.ranks import Peers
 from bstuner.training._lightning import (
     install_evaluation_loop,
     install_fit_loop,
-    mute_loggers,
     run_evaluation_loop,
     run_fit_loop,
     shadow_scheduler_step,
+    show_loaders,
 )
 from bstuner.training.probing.timing import Timing
-from bstuner.training.run import OwnCallback, call_fit_start, takes_part, with_loaders
+from bstuner.training.run import OwnCallback, bystanders_inert, call_fit_start, with_loaders
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -85,9 +85,13 @@ class _FitWatch(OwnCallback):
     that find no gradients because `training_step` returned None.
     """
 
-    def __init__(self, trainer: Trainer, timing: Timing, peers: Peers, steps: int) -> None:
+    def __init__(
+        self, trainer: Trainer, train: Batches, validation: Batches | None, timing: Timing, peers: Peers, steps: int
+    ) -> None:
         # A run without optimizers has a mock of Lightning's in their place, which has nothing to train.
         optimizers = [optimizer for optimizer in trainer.optimizers if any(p.requires_grad for p in _params(optimizer))]
+        self._train = train
+        self._validation = validation
         self._timing = timing
         self._peers = peers
         self._steps = steps
@@ -101,6 +105,13 @@ class _FitWatch(OwnCallback):
     def _stepped(self, index: int, optimizer: Optimizer, *_: Any) -> None:
         if any(p.grad is not None for p in _params(optimizer)):
             self.taken[index] += 1
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        show_loaders(trainer, "train", self._train.like)
+
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+        if self._validation is not None:
+            show_loaders(trainer, "val", self._validation.like)
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._peers.meet()  # none goes on without one that failed in its last step
@@ -122,8 +133,9 @@ class _FitWatch(OwnCallback):
 
 
 class _EvaluationWatch(OwnCallback):
-    def __init__(self, stage: str, timing: Timing) -> None:
+    def __init__(self, stage: str, batches: Batches, timing: Timing) -> None:
         prefix = "validation" if stage == "validate" else stage
+        setattr(self, f"on_{prefix}_start", lambda trainer, *_: show_loaders(trainer, stage, batches.like))
         setattr(self, f"on_{prefix}_batch_start", lambda *_: timing.start())
         setattr(self, f"on_{prefix}_batch_end", lambda *_: timing.stop())
         setattr(self, f"on_{prefix}_epoch_end", self._finish)
@@ -146,6 +158,7 @@ def probe_fit(
     steps: int,
     accumulate: int,
     epoch: int,
+    length: float,
     fresh: bool,
 ) -> None:
     """Train for a few optimizer steps, then validate; the caller restores the Trainer.
@@ -159,26 +172,28 @@ def probe_fit(
         steps: optimizer steps to take, each of them really taken.
         accumulate: batches per optimizer step.
         epoch: the epoch that user code should see.
+        length: batches of an epoch that user code should see; infinity where that is not known.
         fresh: call the `on_fit_start` hooks first, because the fit has not called them yet.
 
     Raises:
         NoStepTaken: there are optimizers, and none of them stepped.
 
     """
-    _set_aside(trainer)
+    _set_limits(trainer)
     trainer.accumulate_grad_batches = accumulate
     trainer.limit_val_batches = 1.0 if validation else 0
-    install_fit_loop(trainer, train.repeated(MAX_BATCHES), validation.repeated(1) if validation else None, epoch)
+    install_fit_loop(
+        trainer, train.repeated(MAX_BATCHES), validation.repeated(1) if validation else None, epoch, length
+    )
     shadow_scheduler_step(trainer.lightning_module)
-    watch = _FitWatch(trainer, timing, peers, steps)
+    watch = _FitWatch(trainer, train, validation, timing, peers, steps)
     try:
-        if fresh:
-            call_fit_start(trainer)
-        # First in line: it stops an epoch before the user's own end-of-epoch code runs on half an epoch.
-        trainer.callbacks = [watch, *trainer.callbacks]
-        run_fit_loop(trainer)
-    except _Finished:
-        pass
+        with bystanders_inert(trainer), contextlib.suppress(_Finished):
+            if fresh:
+                call_fit_start(trainer)
+            # First in line: it stops an epoch before the user's own end-of-epoch code runs on half an epoch.
+            trainer.callbacks = [watch, *trainer.callbacks]
+            run_fit_loop(trainer)
     finally:
         watch.remove()
     if watch.taken and not any(watch.taken):
@@ -191,17 +206,15 @@ def probe_fit(
 
 def probe_evaluation(trainer: Trainer, stage: str, batches: Batches, timing: Timing, *, steps: int) -> None:
     """Run a few batches of every loader of "validate", "test" or "predict"; the caller restores the Trainer."""
-    _set_aside(trainer)
-    trainer.callbacks = [_EvaluationWatch(stage, timing), *trainer.callbacks]
+    _set_limits(trainer)
     trainer.limit_val_batches = trainer.limit_test_batches = trainer.limit_predict_batches = 1.0
     install_evaluation_loop(trainer, stage, batches.repeated(steps))
-    with contextlib.suppress(_Finished):
+    with bystanders_inert(trainer), contextlib.suppress(_Finished):
+        trainer.callbacks = [_EvaluationWatch(stage, batches, timing), *trainer.callbacks]
         run_evaluation_loop(trainer, stage)
 
 
-def _set_aside(trainer: Trainer) -> None:
-    trainer.callbacks = [callback for callback in trainer.callbacks if takes_part(callback)]
-    mute_loggers(trainer)
+def _set_limits(trainer: Trainer) -> None:
     trainer.limit_train_batches = 1.0
     trainer.overfit_batches = 0
     trainer.reload_dataloaders_every_n_epochs = 0

@@ -48,6 +48,7 @@ class Prober:
         steps: optimizer steps (or evaluation batches) of a probe.
         accumulate: batches per optimizer step, at a batch size.
         searched: which loader's batch size is searched for, by its place.
+        length: batches of an epoch of the user's own, at a batch size; infinity where that is not known.
         fresh: whether the fit has yet to call its `on_fit_start` hooks.
 
     Attributes:
@@ -67,6 +68,7 @@ class Prober:
         steps: int,
         accumulate: Callable[[int], int],
         searched: int,
+        length: Callable[[int], float],
         fresh: bool,
     ) -> None:
         self._trainer = trainer
@@ -81,6 +83,7 @@ class Prober:
         self._epoch = trainer.current_epoch
         self._batches_per_step = accumulate
         self._searched = searched
+        self._length = length
         self._given: dict[int, int] = {}
         self.most: int | None = None
 
@@ -158,7 +161,6 @@ class Prober:
                 return f"out of memory in {_stage_in_words(self._trainer)}"
             if refusable and isinstance(error, Exception):
                 return f"{REFUSED}{type(error).__name__}: {error}"
-            _add_note(error, f"This happened in bstuner's search, in a probe with batch size {size}.")
             return ""
 
         reasons = run_on_all(self._peers, lambda: attempt(mine), put_back=self._put_back, excuse=excuse)
@@ -195,21 +197,13 @@ class Prober:
                     steps=steps,
                     accumulate=self._accumulate(size),
                     epoch=self._epoch,
+                    length=self._length(size),
                     fresh=fresh,
                 )
             else:
                 probe_evaluation(self._trainer, self._stage, batches, timing, steps=steps)
 
         return run, batches
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    if not isinstance(error, Exception):
-        return  # an interrupt is nothing to explain
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-    else:  # Python 3.10, which shows none but lets others read it
-        error.__notes__ = [*getattr(error, "__notes__", []), note]
 
 
 def _stage_in_words(trainer: Trainer) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from bstuner.core import EpochData, FindSettings, Observer, Probe, format_bytes
@@ -11,7 +13,7 @@ from bstuner.data import known_batch_size
 from bstuner.device import DeviceMemory, memory_of, name_on_host
 from bstuner.errors import NothingFits
 from bstuner.ranks import Peers, run_on_all
-from bstuner.training._lightning import request_loaders, unwrap, validates, wrap
+from bstuner.training._lightning import loaders_noticed, request_loaders, unwrap, validates, wrap
 from bstuner.training.batching import Batching, check_following, locate_batching, samples_drawn
 from bstuner.training.freezing import FrozenFit
 from bstuner.training.probing.batches import ProbeData, Scanned
@@ -22,8 +24,11 @@ from bstuner.training.run import (
     epoch_data,
     flat_loaders,
     largest_allowed,
+    limit_of,
     muted,
+    noting,
     passed_loaders,
+    search_is_on,
     short_collections,
 )
 
@@ -112,8 +117,20 @@ class Session:
             self.settings.steps_per_trial,
             accumulate,
             self.epoch.searched,
+            self._batches_of_an_epoch(limit_of(self.trainer, self.stage)),
             self._fresh,
         )
+
+    def _batches_of_an_epoch(self, limit: int | float) -> Callable[[int], float]:
+        def batches(size: int) -> float:
+            number = self.epoch.batches(size, limit)
+            return math.inf if number is None else number
+
+        return batches
+
+    def noticing(self) -> AbstractContextManager[None]:
+        """Freeze also what the user's hooks return while the search asks them for loaders."""
+        return loaders_noticed(self._frozen.add)
 
     def close(self) -> None:
         """Put the run back."""
@@ -137,14 +154,16 @@ class Session:
 
         """
         self._observer.probing(size, of)
-        probe = self._prober.probe(size, apply or self.batching.apply, refusable)
+        with noting(f"a probe of {of} {size}"):
+            probe = self._prober.probe(size, apply or self.batching.apply, refusable)
         self._observer.probed(probe, of)
         return probe
 
     def time(self, size: int) -> float | None:
         """Seconds of one steady step at a size that is likely to fit; None where it does not run all the same."""
         self._observer.probing(size, "batch size")
-        return self._prober.time(size, self.batching.apply)
+        with noting(f"a probe of batch size {size}"):
+            return self._prober.time(size, self.batching.apply)
 
     def allowed_by_validation(self) -> int | None:
         """The largest batch size that leaves every validation loader that follows it a batch; None for no bound."""
@@ -229,7 +248,7 @@ def open_session(
 
     """
     session = Session(trainer, stage, settings, observer, fresh)
-    with short_collections(), session.compilation, muted():
+    with short_collections(), session.compilation, muted(), search_is_on(), session.noticing():
         try:
             yield session
         finally:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["OwnCallback", "call_fit_start", "lightnings_searches", "shows_progress", "takes_part"]
 
-# These only watch, save, stop or search: none holds device memory that training needs, and none may act on a probe.
+# These only watch, save, write, stop or search: none holds device memory that training needs, and none may act on a
+# probe.
 _BYSTANDERS = (
+    "BasePredictionWriter",
     "BatchSizeFinder",
     "Checkpoint",
     "DeviceStatsMonitor",

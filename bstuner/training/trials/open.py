@@ -13,10 +13,27 @@ from bstuner.core import BatchLayout, EpochData, FindResult, Rule, sample_marks
 from bstuner.device import memory_of, name_on_host
 from bstuner.errors import MonitorMissing, SettingRefused
 from bstuner.ranks import Peers, run_on_all
-from bstuner.training._lightning import is_overridden, replicas, request_loaders, unwrap, validates, wrap
+from bstuner.training._lightning import (
+    is_overridden,
+    loaders_noticed,
+    replicas,
+    request_loaders,
+    unwrap,
+    validates,
+    wrap,
+)
 from bstuner.training.batching import Batching, Placement
 from bstuner.training.freezing import FrozenFit, FrozenStart, wind_back
-from bstuner.training.run import Horizon, combined, epoch_data, horizon_of, muted, passed_loaders, short_collections
+from bstuner.training.run import (
+    Horizon,
+    combined,
+    epoch_data,
+    horizon_of,
+    muted,
+    passed_loaders,
+    search_is_on,
+    short_collections,
+)
 from bstuner.training.settings import LearningRate, SettingsInPlace
 from bstuner.training.trials.layouts import TrialLayouts
 from bstuner.training.trials.locate import settings_in_place
@@ -93,7 +110,7 @@ def open_trials(
     warms_up = _warms_up(trainer)
     device = trainer.strategy.root_device
     memory = memory_of(device, settings.memory_limit, frozen.tensors, sharers=peers.sharers(name_on_host(device)))
-    with short_collections(), muted():
+    with short_collections(), muted(), search_is_on(), loaders_noticed(frozen.add):
         try:
             opened: list[tuple[SettingsInPlace, int | None]] = []
 

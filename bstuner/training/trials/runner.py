@@ -17,9 +17,9 @@ from bstuner.core import BatchLayout, EpochData, Mark, TrialRequest, TrialRun, W
 from bstuner.device import DeviceMemory, is_out_of_memory
 from bstuner.errors import PeerError
 from bstuner.ranks import Peers, run_on_all
-from bstuner.training._lightning import install_trial_loop, mute_loggers, run_fit_loop
+from bstuner.training._lightning import install_trial_loop, run_fit_loop
 from bstuner.training.freezing import FrozenFit, FrozenStart
-from bstuner.training.run import call_fit_start, takes_part, wrap_for_probe
+from bstuner.training.run import bystanders_inert, call_fit_start, noting, wrap_for_probe
 from bstuner.training.settings import SettingsInPlace
 from bstuner.training.trials.watch import TrialOver, TrialWatch
 
@@ -151,7 +151,7 @@ class FitRunner:
         )
 
         def attempt() -> None:
-            with _seeded(self._start, request.seed), self._measured(peak):
+            with _seeded(self._start, request.seed), self._measured(peak), noting(_in_words(layout, request.lr)):
                 self._train(layout, request.lr, watching)
 
         self._together = False  # until it is known that no process has failed
@@ -173,10 +173,12 @@ class FitRunner:
         return replace(self._peers.share(run), peak_bytes=max(peaks, default=None))  # clocks differ
 
     def _train(self, layout: BatchLayout, lr: float, watching: TrialWatch) -> None:
+        with bystanders_inert(self._trainer):
+            self._run_fit(layout, lr, watching)
+
+    def _run_fit(self, layout: BatchLayout, lr: float, watching: TrialWatch) -> None:
         trainer = self._trainer
-        users = (callback for callback in trainer.callbacks if takes_part(callback))
-        trainer.callbacks = [*users, *self.callbacks_for(lr), watching]
-        mute_loggers(trainer)
+        trainer.callbacks = [*trainer.callbacks, *self.callbacks_for(lr), watching]
         trainer.check_val_every_n_epoch = 1
         trainer.should_stop = False
         install_trial_loop(trainer)
@@ -210,6 +212,10 @@ def _timed(watching: TrialWatch) -> tuple[Mark, ...]:
     """The validations of a trial, with times by its throughput as a whole: the first ones had none to go by."""
     speed = watching.samples_per_second
     return tuple(mark._replace(seconds=mark.samples / speed) if speed else mark for mark in watching.marks)
+
+
+def _in_words(layout: BatchLayout, lr: float) -> str:
+    return f"a trial of batch size {layout.global_batch_size}, {layout.micro} per device, at learning rate {lr:g}"
 
 
 def _go_on(mark: Mark) -> bool:

@@ -11,7 +11,7 @@ import zoo
 from lightning.pytorch.callbacks import EarlyStopping
 
 from bstuner import BatchSizeFinder, LearningRateWarmup
-from bstuner.training.run import takes_part
+from bstuner.training.run.callbacks import takes_part
 
 
 class LooksLikeOne:
