@@ -183,7 +183,7 @@ TASKS = {
         batch_size=16, epochs=4, starts={
             "low": Start("adamw", "constant", 1e-4),
             "good": Start("sgd", "cosine", 2.0),
-            "hot": Start("adamw", "steps", 0.05),
+            "hot": Start("adamw", "steps", 0.02),
             "diverges": Start("sgd", "cosine", 50.0),
         },
     ),
