@@ -11,7 +11,7 @@ import bstuner
 def test_the_public_names() -> None:
     assert bstuner.__all__ == [
         *("BatchSizeFinder", "BatchSizeScheduler", "BatchSizeTuner", "BstunerError", "FindResult"),
-        *("LearningRateWarmup", "Probe", "TuneResult", "find", "schedule", "searching", "tune"),
+        *("LearningRateWarmup", "Probe", "TuneResult", "best", "find", "schedule", "searching", "tune"),
     ]
     assert all(hasattr(bstuner, name) for name in bstuner.__all__)
 

@@ -102,7 +102,7 @@ class BatchSizeTuner(OwnCallback):
         batch_arg_name: attribute of the module, the datamodule or their hparams that holds the batch size, where
             loaders come from `*_dataloader()` hooks. Loaders passed to the Trainer are changed themselves.
         max_cost: the most that the search may cost, as a share of the fit's training time, with the confirmation of its
-            answer; None for no bound. The default gives way to a `trial_budget` of which it would not pay eight.
+            answer; None for no bound. The default gives way to a `trial_budget` of which it does not pay eight.
         max_val: largest batch size per device to try; None for no limit but memory and dataset.
         margin: share of the device's memory to keep free, 0 to 1.
         memory_limit: bytes, or text such as "24GiB"; None for the device's own memory.

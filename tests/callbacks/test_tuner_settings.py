@@ -38,8 +38,11 @@ from bstuner.errors import BaselineFailed, InvalidSetting, MonitorMissing, Nothi
         ({"timeout": "1h"}, "timeout: expected seconds, 0 or more, found '1h'"),
         ({"objective": "speed"}, "objective: expected one of time, metric, both, found 'speed'"),
         ({"patience": 0}, "patience: expected a whole number of at least 1, found 0"),
-        ({"take": "metric"}, "take: expected None without objective='both', found 'metric'"),
-        ({"objective": "both", "take": "best"}, "take: expected 'metric', 'speed' or None, found 'best'"),
+        ({"take": "metric"}, "take: expected 'metric' or 'speed' with objective='both', else None, found 'metric'"),
+        (
+            {"objective": "both", "take": "best"},
+            "take: expected 'metric' or 'speed' with objective='both', else None, found 'best'",
+        ),
         ({"scaling_rule": "cubic"}, "scaling_rule: expected 'linear' or 'sqrt' or 'none' or 'auto', found 'cubic'"),
         ({"warmup": 0}, "warmup: expected 'auto', a whole number of samples, or None, found 0"),
         ({"warmup": 0.1}, "warmup: expected 'auto', a whole number of samples, or None, found 0.1"),
@@ -136,9 +139,12 @@ def test_a_fit_without_validation_has_nothing_to_tune_by() -> None:
     refuses(MonitorMissing, words, trainer={"limit_val_batches": 0})
 
 
-def test_a_baseline_that_diverges_is_an_error() -> None:
+def test_a_baseline_that_diverges_at_every_lower_rate_too_is_an_error() -> None:
     refuses(
-        BaselineFailed, "batch size 8, learning rate 1e[+]30 .*not finite", model=Noisy(lr=1e30), monitor="val_loss"
+        BaselineFailed,
+        "batch size 8, learning rates from 1e[+]30 down to 1e[+]28 .*not finite",
+        model=Noisy(lr=1e30),
+        monitor="val_loss",
     )
 
 

@@ -55,6 +55,7 @@ def wishing(log2_batch_ratio: int = 1, base_lr: float = 1.5 * REFERENCE, **setti
         "max_val": 16,
         "sampler": Picks(log2_batch_ratio, base_lr),
         "storage": InMemoryStorage(),
+        "max_cost": None,
         **settings,
     }
     return BatchSizeTuner(**settings)

@@ -16,7 +16,7 @@ __all__ = ["FEWEST_STEPS", "TrialSettings", "cost_bound", "trial_budget", "warn_
 
 
 # Of a trial with fewer steps the user is told that it says little.
-FEW_STEPS = 32
+FEW_STEPS = 16
 # The fewest optimizer steps of a trial from which its learning can be told at all.
 FEWEST_STEPS = 8
 
@@ -59,12 +59,13 @@ def cost_bound(settings: TrialSettings, budget: int, horizon: Horizon) -> tuple[
     most, fit = settings.max_cost, horizon.fit
     if most is None or not fit:
         return most, []
-    needed = TRIALS_OF_A_SEARCH * budget / fit
-    if settings.trial_budget is None or most != MAX_COST or needed <= most:
+    share = budget / fit
+    if settings.trial_budget is None or most != MAX_COST or TRIALS_OF_A_SEARCH * share <= most:
         return most, []
-    return needed, [
-        f"trial_budget={settings.trial_budget!r} is {budget / fit:.0%} of the fit, so this search may cost up to "
-        f"{needed:.0%} of its training time, and not {MAX_COST:.0%}. Lower trial_budget, or set max_cost to hold it."
+    return None, [
+        f"trial_budget={settings.trial_budget!r} is {share:.0%} of the fit, and {MAX_COST:.0%} of its training time does "
+        f"not pay for {TRIALS_OF_A_SEARCH} such trials, so this search has no bound but n_trials, patience and timeout. "
+        "Lower trial_budget, or set max_cost to another value, which holds."
     ]
 
 
