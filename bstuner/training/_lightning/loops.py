@@ -71,12 +71,15 @@ def show_loaders(trainer: Trainer, role: str, loaders: CombinedLoader) -> None:
 def _seen_by_hooks(loop: Any, batches: float) -> Any:
     """A fit loop that tells the user's hooks how many batches an epoch of the fit has, and itself those of a probe."""
 
+    # The hook that this search runs in.
+    outer = loop.trainer.lightning_module._current_fx_name
+
     class Loop(type(loop)):  # type: ignore[misc]  # of either package
         # max_batches: the Trainer's `num_training_batches` reads it, for hooks and loops alike. _current_fx_name tells
         # which hook of the user's is running.
         @property
         def max_batches(self) -> Any:
-            return self._own_batches if self.trainer.lightning_module._current_fx_name is None else batches
+            return self._own_batches if self.trainer.lightning_module._current_fx_name == outer else batches
 
         @max_batches.setter
         def max_batches(self, value: Any) -> None:

@@ -63,9 +63,9 @@ def cost_bound(settings: TrialSettings, budget: int, horizon: Horizon) -> tuple[
     if settings.trial_budget is None or most != MAX_COST or TRIALS_OF_A_SEARCH * share <= most:
         return most, []
     return None, [
-        f"trial_budget={settings.trial_budget!r} is {share:.0%} of the fit, and {MAX_COST:.0%} of its training time does "
-        f"not pay for {TRIALS_OF_A_SEARCH} such trials, so this search has no bound but n_trials, patience and timeout. "
-        "Lower trial_budget, or set max_cost to another value, which holds."
+        f"trial_budget={settings.trial_budget!r} is {share:.0%} of the fit, and {MAX_COST:.0%} of its training time "
+        f"does not pay for {TRIALS_OF_A_SEARCH} such trials, so this search has no bound but n_trials, patience and "
+        "timeout. Lower trial_budget, or set max_cost to another value, which holds."
     ]
 
 
