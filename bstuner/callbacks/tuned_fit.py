@@ -9,7 +9,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from bstuner.callbacks.warmup import LearningRateWarmup
 from bstuner.core import BatchLayout, Mark, Regret, TuneResult
-from bstuner.training._lightning import forget_loaders
+from bstuner.training._lightning import forget_loaders, hyperparameters_recorded
 from bstuner.training.freezing import FrozenStart
 from bstuner.training.probing import accumulation_warnings
 from bstuner.training.settings import SettingsInPlace
@@ -56,9 +56,10 @@ class TunedFit:
 
         """
         start.restore()
-        self._in_place.prepare(trainer, self._layout)
-        forget_loaders(trainer)
-        self._in_place.build(trainer, self._layout, self._answer["lr"])
+        with hyperparameters_recorded(trainer):
+            self._in_place.prepare(trainer, self._layout)
+            forget_loaders(trainer)
+            self._in_place.build(trainer, self._layout, self._answer["lr"])
         if self._answer["warmup"] is not None and self._trains:
             self._warmup = LearningRateWarmup(*self._answer["warmup"])
             self._warmup.setup(trainer, trainer.lightning_module, "fit")

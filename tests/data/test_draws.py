@@ -71,7 +71,6 @@ class Drawing(Sampler):
         ({"sampler": Own([[1], [2]])}, [[1], [2]]),
         ({"batch_sampler": Pairs(4)}, [*range(8), *range(10, 18)]),
     ],
-    ids=str,
 )
 def test_all_keys_are_known_that_a_loader_may_draw(options: dict[str, Any], keys: list[Any]) -> None:
     torch.manual_seed(5)
