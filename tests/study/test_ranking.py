@@ -62,8 +62,8 @@ def replace_curve(record: Record, curve: tuple[Any, ...]) -> Record:
 
 def test_a_large_batch_has_its_end_a_step_before_the_budget() -> None:
     large = record(1, LR, 0.0, k=3)  # steps of 256
-    almost = replace_curve(large, large.summary.curve[:-1] + (large.summary.curve[-1]._replace(samples=769),))
-    early = replace_curve(large, large.summary.curve[:-1] + (large.summary.curve[-1]._replace(samples=768),))
+    almost = replace_curve(large, (*large.summary.curve[:-1], large.summary.curve[-1]._replace(samples=769)))
+    early = replace_curve(large, (*large.summary.curve[:-1], large.summary.curve[-1]._replace(samples=768)))
 
     assert Bar.of(view_of(own(), almost)).leader is almost
     assert Bar.of(view_of(own(), early)).leader.summary.number == 0
