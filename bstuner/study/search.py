@@ -211,6 +211,8 @@ class _Search:
                 self._run_baseline(trial, view)
             elif view.baseline is None:  # asked for before the baseline was lost
                 give_up(self.study, trial, "put back: there is no baseline yet", again=True)
+            elif role != "edge" and self._begun_before(trial, view) >= self.settings.n_trials:
+                give_up(self.study, trial, "another worker began the last trial")
             else:
                 self._run_trial(trial, view)
         except BaselineFailed as error:
@@ -224,6 +226,14 @@ class _Search:
         except BaseException:  # an interrupt, or the end of the process
             give_up(self.study, trial, "interrupted", again=True)
             raise
+
+    def _begun_before(self, trial: Trial, view: StudyView) -> int:
+        """How many trials with an answer, or of workers that live, came first: several may have asked at once."""
+        ended = sum(
+            record.summary.role != "edge" for record in view.records if (record.summary.number or 0) < trial.number
+        )
+        running = (other for other in view.in_state(TrialState.RUNNING) if other.number < trial.number)
+        return ended + sum(role_of(other) not in ("edge", "confirm") and self.worker.alive(other) for other in running)
 
     def _taken_away(self, trial: Trial) -> bool:
         """Whether another worker took this one for dead, gave its trial up and put the settings back."""
