@@ -375,10 +375,7 @@ def test_ctrl_c_ends_all_with_130_and_the_command_goes_on_with_the_study(tmp_pat
     assert not (tmp_path / "bstuner-result.json").exists()
     code, said = command(tmp_path, "ddp")
     assert code == 0, said
-    assert said.count("Trial ") == 2, "the first one has run already"
-    assert [trial.state.name for trial in trials_of(tmp_path, "study.log")] == [
-        "COMPLETE",
-        "FAIL",
-        "COMPLETE",
-        "COMPLETE",
-    ]
+    trials = trials_of(tmp_path, "study.log")
+    beside = sum(trial.user_attrs["role"] == "edge" for trial in trials)
+    assert said.count("Trial ") == 2 + beside, "the first one has run already"
+    assert [trial.state.name for trial in trials[:4]] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
