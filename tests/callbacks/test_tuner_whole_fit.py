@@ -8,11 +8,13 @@ from typing import Any
 import lightning as L
 import optuna
 import pytest
+import torch
 import zoo
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sameness import assert_same
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tuning import REFERENCE, Noisy, Wish, rate_of, result_of, seeded, train, warmups, wishing
 
 import bstuner
@@ -111,3 +113,30 @@ def test_the_search_costs_no_more_than_was_said() -> None:
     result = result_of(tuner)
     assert result.share_of_fit is not None
     assert 0 < result.share_of_fit <= 0.5
+
+
+class Ordered(Noisy):
+    """Its loader draws from a generator of its own."""
+
+    def __init__(self, **rates: Any) -> None:
+        super().__init__(**rates)
+        self.generator = torch.Generator().manual_seed(3)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.dataset(self.length), self.batch_size, shuffle=True, generator=self.generator)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            zoo.NOTES.append(tuple(batch[1][:8].tolist()))
+
+
+def test_a_loader_with_a_generator_of_its_own_has_another_order_in_the_confirmation_alone() -> None:
+    zoo.NOTES.clear()
+    tuner = wishing()
+    zoo.trainer(tuner, Wish(), max_epochs=1).fit(seeded(Ordered, lr=REFERENCE))
+    result = result_of(tuner)
+    assert result.confirmed
+    first = zoo.NOTES[-len(result.trials) - 3 :]  # after the probes: the trials, the two that confirm, and the fit
+    *trials, ours, theirs, fit = first
+    assert {*trials, fit} == {fit}
+    assert ours == theirs != fit
