@@ -40,10 +40,10 @@ class Regret:
             samples: Samples that the fit has trained on, over all processes.
             metric: Its metric.
         """
+        if samples < self.curve[0].samples:
+            return None  # a metric may not be defined at first
         if not math.isfinite(metric):
             return f"it was {metric} after {samples:,} samples"
-        if samples < self.curve[0].samples:
-            return None
         at = min(samples, self.curve[-1].samples)
         theirs = metric_at(self.curve, at)
         worse = metric - theirs if self.mode == "min" else theirs - metric

@@ -178,6 +178,6 @@ def curve_doubling(curve: Sequence[Mark], mode: Mode) -> float:
         mode: "min" where less of the metric is better, "max" where more is.
     """
     last = metric_at(curve, curve[-1].samples / 2) - curve[-1].metric
-    # Not from the first validation on: where the start was hot, it says how hot.
-    progress = median(mark.metric for mark in curve) - curve[-1].metric
+    # Not from the first validation on, as far as others tell: where the start was hot, it says how hot.
+    progress = median(mark.metric for mark in curve) - curve[-1].metric or curve[0].metric - curve[-1].metric
     return max(last if mode == "min" else -last, _LEAST_DOUBLING * abs(progress))

@@ -74,7 +74,7 @@ def _holds(ranking: Ranking, winner: Record, mine: TrialSummary, theirs: TrialSu
     if theirs.verdict in ("out of memory", "not finite") or not theirs.curve:
         return True
     first, second = ranking.bar.ahead(winner, ranking.own), ranking.bar.doublings(_end(theirs) - _end(mine))
-    if (first + second) / 2 < MARGIN:
+    if not (first + second) / 2 >= MARGIN:  # nor where nothing tells what a doubling is worth
         return False
     return ranking.objective != "time" or all(
         (ratio := seconds_ratio(a, b, mine, theirs, ranking.view.mode)) is not None and ratio < 1

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bstuner.callbacks.search_start import SearchStart
+from bstuner.core.budget import sample_marks
 from bstuner.core.find_settings import FindSettings
 from bstuner.core.trial import Mark, TrialRequest, TrialRun
 from bstuner.errors import MonitorMissing, SettingRefused
@@ -119,14 +120,16 @@ def run(
 def test_a_trial_trains_on_its_budget_and_validates_at_its_marks() -> None:
     def use(trials: Trials) -> None:
         assert trials.runner.budget == 512
-        assert trials.runner.marks == tuple(8 * round(64 * i / 16) for i in range(1, 17))
+        assert trials.runner.marks == sample_marks(512, 8, 32)
         assert (trials.smallest, trials.largest) == (8, 64)
         RUNS.extend([run(trials, 8), run(trials, 64)])
 
     fit(Learner(), use)
     small, large = RUNS
-    assert [mark.samples for mark in small.marks] == list(range(32, 513, 32))
-    assert [mark.samples for mark in large.marks] == list(range(64, 513, 64)), "marks within a step are met at its end"
+    marks = sample_marks(512, 8, 32)
+    assert tuple(mark.samples for mark in small.marks) == marks
+    met = sorted({-(-mark // 64) * 64 for mark in marks})
+    assert [mark.samples for mark in large.marks] == met, "marks within a step are met at its end"
     assert (small.steps, large.steps) == (64, 8)
     assert small.ending == large.ending == "finished"
     assert small.samples == large.samples == 512
@@ -171,7 +174,7 @@ def test_trials_leave_no_trace(kind: type[zoo.Base]) -> None:
 
 def test_a_watch_stops_a_trial() -> None:
     fit(Learner(), lambda trials: RUNS.append(run(trials, 8, watch=lambda mark: mark.samples < 100)))
-    assert (RUNS[0].ending, RUNS[0].samples, len(RUNS[0].marks)) == ("stopped", 128, 4)
+    assert (RUNS[0].ending, RUNS[0].samples, len(RUNS[0].marks)) == ("stopped", 128, 11)
 
 
 def test_a_loss_that_is_not_finite_ends_a_trial() -> None:
@@ -179,8 +182,43 @@ def test_a_loss_that_is_not_finite_ends_a_trial() -> None:
         RUNS.extend([run(trials, 8, 1e38), run(trials, 8)])
 
     fit(Learner(), use)
-    assert (RUNS[0].ending, RUNS[0].marks, RUNS[0].samples) == ("not finite", (), 32)
+    assert (RUNS[0].ending, RUNS[0].marks, RUNS[0].samples) == ("not finite", (), 16)
     assert RUNS[1].ending == "finished"
+
+
+class Undefined(Learner):
+    """Its metric is not defined before some samples were trained on, as an area under a curve of one class."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        trained = sum(note[1] for note in zoo.NOTES if note[0] == "train")
+        self.log("val_auc", self.loss(batch) * (1.0 if self.defined(trained) else math.nan))
+
+    def defined(self, trained: int) -> bool:
+        return trained > 32
+
+
+def test_a_metric_that_is_not_defined_at_first_is_no_divergence() -> None:
+    fit(Undefined(), lambda trials: RUNS.append(run(trials, 8)), monitor="val_auc")
+    assert RUNS[0].ending == "finished"
+    assert [mark.samples for mark in RUNS[0].marks] == [mark for mark in sample_marks(512, 8, 32) if mark > 32]
+
+
+def test_a_metric_that_is_not_defined_any_more_is_one() -> None:
+    class Lost(Undefined):
+        def defined(self, trained: int) -> bool:
+            return trained <= 32
+
+    fit(Lost(), lambda trials: RUNS.append(run(trials, 8)), monitor="val_auc")
+    assert (RUNS[0].ending, RUNS[0].samples, len(RUNS[0].marks)) == ("not finite", 40, 4)
+
+
+def test_a_metric_that_is_never_defined_is_one() -> None:
+    class Never(Undefined):
+        def defined(self, trained: int) -> bool:
+            return False
+
+    fit(Never(), lambda trials: RUNS.append(run(trials, 8)), monitor="val_auc")
+    assert (RUNS[0].ending, RUNS[0].samples, RUNS[0].marks) == ("not finite", 512, ())
 
 
 def test_running_out_of_memory_is_an_answer() -> None:
@@ -221,7 +259,7 @@ def test_a_monitor_that_is_not_logged_is_refused_at_the_first_validation() -> No
         with pytest.raises(MonitorMissing, match="'val_los', found only 'val_loss'") as error:
             run(trials, 8)
         assert "self.log" in str(error.value)
-        assert sum(note[1] for note in zoo.NOTES if note[0] == "train") == 32
+        assert sum(note[1] for note in zoo.NOTES if note[0] == "train") == 8
 
     fit(Learner(), use, monitor="val_los")
 
@@ -345,7 +383,7 @@ def test_a_schedule_that_waits_for_a_metric_is_stepped_at_each_validation() -> N
     fit(Waiting(), lambda trials: (run(trials, 8), zoo.NOTES.append(("end", 0, 0)))[1])
     of_the_trial = zoo.NOTES[: zoo.NOTES.index(("end", 0, 0))]
     rates = [note[2] for note in of_the_trial if note[0] == "train"]
-    assert rates[::4][:4] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert rates[:4] == pytest.approx([0.1, 0.1, 0.01, 0.001])
 
 
 def test_time_is_that_of_training_alone() -> None:
@@ -388,7 +426,7 @@ def test_what_the_first_steps_take_does_not_count() -> None:
     *seconds, trial = RUNS
     assert seconds[:3] == [0.0, 0.0, 0.0], "not known yet"
     assert trial.samples_per_second == pytest.approx(64)
-    assert [mark.seconds for mark in trial.marks] == pytest.approx(list(range(1, 9)))
+    assert [mark.seconds for mark in trial.marks] == pytest.approx([mark.samples / 64 for mark in trial.marks])
 
 
 def test_and_so_it_is_where_two_optimizers_step_after_each_batch() -> None:
