@@ -148,7 +148,7 @@ def text(name: str, judges: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tables = sorted([*DATA.glob("whole_fit_*_0.jsonl"), *DATA.glob("short_trials_beside_whole_fits.jsonl")])
+    tables = sorted(DATA.glob("whole_fit_*_0.jsonl"))
     parser.add_argument("--tables", type=Path, nargs="+", default=tables)
     parser.add_argument("--starts", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2)

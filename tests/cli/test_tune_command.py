@@ -248,7 +248,7 @@ def test_a_failure_exits_with_1_and_its_reason(
         (["--n_trials", "0"], "n_trials: expected a whole number of at least 1, found 0"),
         (["--trial_budget", "often"], "trial_budget"),
         (["--objective", "speed"], "objective"),
-        (["--take", "speed"], "take: expected None without objective='both'"),
+        (["--take", "speed"], "take: expected 'metric' or 'speed' with objective='both', else None"),
         (["--memory_limit", "lots"], "memory_limit"),
         (["--sampler", "TPESampler"], "Expected an option, found --sampler."),
         (["--max-val", "8"], "Expected an option, found --max-val. Did you mean --max_val?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -147,10 +148,10 @@ class _Search:
         search = self._search_from(low, high)
         while (size := search.next_size()) is not None:
             probe = self._probe(size)
-            reference = self.session.batching.reference or 0
-            if probe.reason.startswith(REFUSED) and size < reference and not any(each.fits for each in self.probes):
+            own = min(self.session.batching.reference or 0, math.inf if high is None else high)
+            if probe.reason.startswith(REFUSED) and size < own and not any(each.fits for each in self.probes):
                 # What the user's own code makes of a batch may need more samples than that.
-                search = self._search_from(reference if high is None else min(reference, high), high)
+                search = self._search_from(int(own), high)
                 continue
             search.record(size, probe.peak_bytes)
         if search.best is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bstuner.core import Probe
 from bstuner.device import DeviceMemory, is_out_of_memory
+from bstuner.errors import BstunerError
 from bstuner.ranks import Peers, run_on_all
 from bstuner.training.freezing import FrozenFit
 from bstuner.training.probing.batches import ProbeData, given
@@ -159,7 +160,7 @@ class Prober:
         def excuse(error: BaseException) -> str:
             if is_out_of_memory(error):
                 return f"out of memory in {_stage_in_words(self._trainer)}"
-            if refusable and isinstance(error, Exception):
+            if refusable and isinstance(error, Exception) and not isinstance(error, BstunerError):
                 return f"{REFUSED}{type(error).__name__}: {error}"
             return ""
 
