@@ -102,11 +102,12 @@ class TunedFit:
         own = self._answer["own"]
         metric = trainer.callback_metrics.get(own["monitor"])
         wrong = None if metric is None else self._regret.hear(self._samples, float(metric))
-        if self._on_regret == "stop" and trainer.strategy.reduce_boolean_decision(wrong is not None, all=False):
-            trainer.should_stop = True
+        # As in trials, that of rank 0 counts: each process may have a metric of its own.
+        wrong = trainer.strategy.broadcast(wrong)
         if wrong is None:
             return
         self._regret = None
+        trainer.should_stop = trainer.should_stop or self._on_regret == "stop"
         ends = "The fit ends here." if self._on_regret == "stop" else "on_regret='stop' would end such a fit by itself."
         rank_zero_warn(
             f"The fit with batch size {self._layout.global_batch_size} and learning rate {self._answer['lr']:g} falls "

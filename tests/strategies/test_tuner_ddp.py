@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,30 @@ def a_study_that_cannot_be_kept(folder: Path) -> None:
     trainer(tuner(folder / "no folder" / "study.log"), max_epochs=1).fit(Tuned())
 
 
+class Apart(Tuned):
+    """Each process has a metric of its own: that of rank 1 is not defined at first, that of rank 0 gets bad at last."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loader = self.trainer.train_dataloader
+        size = 0.0 if loader is None else float(loader.batch_size)
+        if rank() == 1 and self.trainer.global_step < 3:
+            size = float("nan")
+        if rank() == 0 and self.trainer.current_epoch > 0:  # no trial is as long
+            size = -1e6
+        self.log("wish", size)
+
+
+@scenario
+def each_process_has_a_metric_of_its_own(folder: Path) -> dict[str, Any]:
+    this = tuner(folder / "apart.log", (1, 0.06), max_cost=None, on_regret="stop")
+    run = trainer(this, min_epochs=5, max_epochs=8)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        run.fit(Apart())
+    assert [rank()] * sum("falls behind" in str(each.message) for each in heard) == [0] * (rank() == 0)
+    return told(this, epochs=run.current_epoch)
+
+
 @scenario
 def another_worker_takes_longer_than_the_timeout(folder: Path) -> dict[str, Any]:
     """A trial of the study runs elsewhere for longer than this run's processes wait for each other."""
@@ -281,6 +306,13 @@ def test_one_rank_without_memory_prunes_the_trial_and_the_search_goes_on(answers
 def test_what_ends_one_process_ends_both(answers: Any, name: str, first: str, second: str) -> None:
     for answer, words in zip(answers, (first, second), strict=True):
         assert answer[name].startswith(words)
+
+
+def test_metrics_that_are_not_the_same_on_all_processes_end_in_one_decision(answers: Any) -> None:
+    answer = of(answers, "each_process_has_a_metric_of_its_own")
+    assert answer["baseline"]["curve"][0]["samples"] == 48, "from where it is defined on both"
+    assert (answer["batch_size"], answer["confirmed"]) == (16, True)
+    assert answer["epochs"] == 5, "as soon as min_epochs lets it"
 
 
 def test_waiting_for_another_worker_does_not_let_the_others_time_out(answers: Any, folder: Path) -> None:

@@ -132,13 +132,13 @@ class TrialWatch(OwnCallback):
         value = float(metric)
         self._schedule.validated()
         # Some metrics are not defined at first, such as the area under a curve before both classes were predicted.
-        if math.isnan(value) and not self._diverged and not self.marks and self._due:
-            self._start_clock()
-            return
-        go_on = not self._diverged and math.isfinite(value)
-        if not self._peers.meet(go_on):
+        undefined = math.isnan(value) and not self.marks and bool(self._due)
+        if not self._peers.meet(not self._diverged and (undefined or math.isfinite(value))):
             self.ending = "not finite"
             raise TrialOver
+        if not self._peers.meet(not undefined):  # on one process is on all: each may have a metric of its own
+            self._start_clock()
+            return
         # What the first steps take says nothing of the others: until those come, no time counts against the trial.
         steady = self.samples_per_second if self._steady[1] else None
         mark = Mark(self.samples, value, self.samples / (steady or math.inf))
