@@ -26,7 +26,7 @@ class TunedFit:
     Args:
         in_place: where they belong.
         answer: what a checkpoint holds of the search: `batch_size`, `accumulate_grad_batches`, `lr`, `warmup`, and what
-            the fit is compared with; with `warmup_state` and `samples`, where the fit goes on.
+            the fit is compared with; with `warmup_state`, `samples` and `behind`, where the fit goes on.
         trains: whether the run goes on with them, or ends with the search.
         on_regret: "warn", or "stop" to end a fit that falls behind what the user's own settings had reached, too.
 
@@ -44,7 +44,9 @@ class TunedFit:
         self._on_regret = on_regret
         self._samples = answer.get("samples", 0)
         own = answer.get("own")
-        self._regret = Regret([Mark(*mark) for mark in own["curve"]], own["mode"]) if own and trains else None
+        self._regret: Regret | None = None
+        if own and trains:
+            self._regret = Regret([Mark(*mark) for mark in own["curve"]], own["mode"], answer.get("behind", 0))
         self.placement = in_place.placement(self._layout, answer["lr"])
 
     def put_in_place(self, trainer: Trainer, start: FrozenStart) -> None:
@@ -83,11 +85,12 @@ class TunedFit:
         return replace(result, by_hand=tuple(in_code)).with_settings(in_place.changed, in_place.warnings)
 
     def state(self) -> dict[str, Any]:
-        """Where the warm-up is, for the checkpoint."""
+        """Where the fit and its warm-up are, for the checkpoint."""
         # The warm-up has a part of its own too, for whoever takes the tuner out and lists it. But Lightning reads that
         # before a resumed fit has put the warm-up among the callbacks.
         return {
             "samples": self._samples,
+            "behind": 0 if self._regret is None else self._regret.behind,
             **({} if self._warmup is None else {"warmup_state": self._warmup.state_dict()}),
         }
 

@@ -27,11 +27,12 @@ class Regret:
     Args:
         curve: The validations of the trial with the user's own settings. Beyond its end, the end counts.
         mode: "min" where less of the metric is better, "max" where more is.
+        behind: Validations in a row at which it was behind, by now.
     """
 
     curve: Sequence[Mark]
     mode: Mode
-    _behind: int = 0
+    behind: int = 0
 
     def hear(self, samples: int, metric: float) -> str | None:
         """Tell in words what is wrong, or None.
@@ -47,8 +48,8 @@ class Regret:
         at = min(samples, self.curve[-1].samples)
         theirs = metric_at(self.curve, at)
         worse = metric - theirs if self.mode == "min" else theirs - metric
-        self._behind = self._behind + 1 if worse > _BEHIND * curve_doubling(self.curve, self.mode) else 0
-        if self._behind < _IN_A_ROW:
+        self.behind = self.behind + 1 if worse > _BEHIND * curve_doubling(self.curve, self.mode) else 0
+        if self.behind < _IN_A_ROW:
             return None
         yours = f"where your own settings had reached {theirs:.4g} after {at:,}"
         return f"it was {metric:.4g} after {samples:,} samples, {yours}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -10,6 +11,7 @@ import optuna
 import pytest
 import torch
 import zoo
+from lightning.pytorch.callbacks import ModelCheckpoint
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sameness import assert_same
@@ -83,6 +85,22 @@ def test_a_watched_fit_equals_the_run_by_hand() -> None:
     result = result_of(tuner)
     by_hand = train(seeded(Noisy, 16, lr=result.lr), {}, *warmups(result), Sours(), max_epochs=4)
     assert_same(found, by_hand)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:The dirpath has changed")
+@pytest.mark.parametrize(("after", "on_regret", "epochs"), [(0, "stop", 3), (1, "stop", 3), (1, "warn", 4)])
+def test_a_resumed_fit_is_watched_from_where_it_was(after: int, on_regret: Any, epochs: int, tmp_path: Path) -> None:
+    def fit(where: str, resumed: Path | None) -> tuple[int, int, bool]:
+        tuner, saver = wishing(on_regret=on_regret), ModelCheckpoint(dirpath=tmp_path / where, save_top_k=-1)
+        saver.filename = "{epoch}"
+        trainer = zoo.trainer(tuner, Sours(), saver, max_epochs=4, enable_checkpointing=True)
+        with pytest.warns(UserWarning, match="falls behind") as heard:
+            trainer.fit(seeded(Noisy, lr=REFERENCE), ckpt_path=resumed, weights_only=False if resumed else None)
+        said = [warning for warning in heard if "falls behind" in str(warning.message)]
+        return trainer.current_epoch, len(said), tuner.result is None
+
+    assert fit("unbroken", None) == (epochs, 1, False)
+    assert fit("resumed", tmp_path / "unbroken" / f"epoch={after}.ckpt") == (epochs, 1, True)
 
 
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
