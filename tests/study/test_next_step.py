@@ -136,7 +136,7 @@ def test_two_objectives_need_nothing_unless_the_better_metric_is_taken() -> None
         (60, [HOT], "edge"),
         (50, [HOT], "to look beside trial 1 and confirm it"),
         (60, [HOT, ABOVE], "confirm"),
-        (50, [HOT, ABOVE], "to confirm trial 1"),
+        (30, [HOT, ABOVE], "to confirm trial 1"),
     ],
 )
 def test_what_cannot_be_paid_is_not_run_and_that_is_said(paid: float, records: list[Record], found: str) -> None:
