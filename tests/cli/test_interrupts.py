@@ -128,13 +128,13 @@ def test_the_same_command_goes_on_with_the_study(script: Path, bstuner: Command)
     done = bstuner(*TUNE, script, "never", "bars")
     assert done.returncode == 0, done.stderr
     answer = result(script.parent)
-    assert answer["n_trials"] == 3
+    asked_for = [trial for trial in answer["trials"] if trial["role"] != "edge"]
     assert "Trial 0:" not in done.stdout
     assert "Trial 1:" not in done.stdout
-    assert done.stdout.count("Trial ") == 1
-    tried = [(trial["global_batch_size"], trial["lr"]) for trial in answer["trials"]]
+    assert done.stdout.count("Trial ") == 1 + answer["n_trials"] - len(asked_for)
+    tried = [(trial["global_batch_size"], trial["lr"]) for trial in asked_for]
     assert len(set(tried)) == 3
-    numbers = [trial["number"] for trial in answer["trials"]]
+    numbers = [trial["number"] for trial in asked_for]
     assert numbers == [0, 1, 3], "the one that was interrupted has been put back, and ran again"
 
 

@@ -71,7 +71,7 @@ def test_in_a_terminal_a_table_of_trials_grows_above_one_line_of_progress(
     assert any("Probing batch size" in seen for seen in terminal.seen)
     assert "Trial 0:" not in screen, "which would say twice what the table holds"
     assert "Study      mine in" in screen
-    assert result(tmp_path)["n_trials"] == 6
+    assert len([trial for trial in result(tmp_path)["trials"] if trial["role"] != "edge"]) == 6
 
 
 def test_ctrl_c_in_a_narrow_terminal_without_colours(tmp_path: Path, command: list[object]) -> None:
@@ -95,7 +95,8 @@ def test_in_a_pipe_there_is_a_line_for_each_trial(tmp_path: Path, bstuner: Comma
     done = bstuner(*command[3:])
     assert done.returncode == 0, done.stderr
     trials = [line for line in done.stdout.splitlines() if line.startswith("Trial ")]
-    assert [line.partition(":")[0] for line in trials] == [f"Trial {number}" for number in range(6)]
+    assert [line.partition(":")[0] for line in trials] == [f"Trial {number}" for number in range(len(trials))]
+    assert len(trials) >= 6
     assert "\x1b" not in done.stdout
     assert "trials done" not in done.stdout
 

@@ -30,7 +30,7 @@ def test_without_options_it_tells_of_the_newest_study_in_this_folder(capsys: pyt
     searched(name="digits", n_trials=4)
     code, told, _ = run(capsys=capsys)
     assert code == 0
-    assert "reaches your val_loss" in told
+    assert "reaches what your own settings end with" in told
     assert "Ended all 4 trials were run" in told
     assert "Fits 256 per device (1.2 GiB measured; 512 would need 1.5 GiB)" in told
     assert "digits in " in told
