@@ -187,10 +187,11 @@ class TunerSearch:
                 f"finite, or no better at the end of a trial than at its start. At {result.baseline.lr:g} it trains: "
                 "that is what the others were compared with."
             )
-        if self._settings.max_cost is not None and self._trials.horizon.fit is None:
+        horizon = self._trials.horizon
+        if self._settings.max_cost is not None and horizon.fit is None and horizon.seconds is None:
             yield (
                 f"max_cost={self._settings.max_cost:g} does not bound this search: the fit has no known length to take "
-                "a share of. Give the Trainer max_steps or max_epochs, or the search a timeout."
+                "a share of. Give the Trainer max_steps, max_epochs or max_time, or the search a timeout."
             )
 
     def _how_to_go_on(self, name: str) -> str:

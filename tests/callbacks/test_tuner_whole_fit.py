@@ -12,7 +12,7 @@ import pytest
 import torch
 import zoo
 from lightning.pytorch.callbacks import ModelCheckpoint
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sameness import assert_same
 from torch import Tensor
@@ -121,6 +121,17 @@ def test_the_study_says_which_trial_is_the_answer(kind: str) -> None:
 def test_a_fit_too_short_for_a_search_is_told_so_beforehand() -> None:
     with pytest.warns(UserWarning, match="short for a search"):
         zoo.trainer(wishing(max_cost=0.5, trial_budget=None), Wish(), max_epochs=1).fit(seeded(Noisy, lr=REFERENCE))
+
+
+@pytest.mark.parametrize(
+    ("ends", "bound"), [({}, False), ({"max_time": {"hours": 1}}, True), ({"max_epochs": 8}, True)], ids=str
+)
+def test_a_fit_without_an_end_bounds_no_search_and_that_is_said(ends: dict[str, Any], bound: bool) -> None:
+    trainer = zoo.trainer(Wish(), **{"max_epochs": -1, **ends})
+    settings = {"monitor": "wish", "mode": "max", "objective": "metric", "n_trials": 1, "trial_budget": 64}
+    result = bstuner.tune(trainer, seeded(Noisy, lr=REFERENCE), max_val=8, storage=InMemoryStorage(), **settings)
+    assert any("does not bound this search" in warning for warning in result.warnings) is not bound
+    assert (result.share_of_fit is not None) is bound
 
 
 def test_the_search_costs_no_more_than_was_said() -> None:

@@ -244,6 +244,23 @@ def test_a_baseline_that_diverges_is_lowered_until_it_trains() -> None:
     assert result.target == runner.metric(TrialRequest(32, result.baseline.lr), runner.budget)
 
 
+def test_a_baseline_that_never_gets_better_is_lowered_too() -> None:
+    class Stuck(FormulaRunner):
+        def metric(self, request: TrialRequest, samples: int) -> float:
+            return 2.0 if request.lr > 0.0005 else super().metric(request, samples)
+
+    result = search(Stuck(best_lr=0.0003), n_trials=6)
+
+    assert [trial.verdict for trial in result.trials[:2]] == ["not reached", "baseline"]
+    assert result.baseline.lr == pytest.approx(0.001 / math.sqrt(10))
+    assert result.trials[0].reason == "these settings do not train"
+
+
+def test_a_loss_with_the_mode_of_a_score_is_refused_at_last() -> None:
+    with pytest.raises(BaselineFailed, match=r"from 0.001 down to 1e-05 val_loss was no better .* check mode='max'"):
+        search(FormulaRunner(), new_study(), mode="max")
+
+
 def test_a_baseline_that_failed_is_tried_again_when_the_search_is_resumed() -> None:
     study = new_study()
     with pytest.raises(BaselineFailed):

@@ -34,6 +34,8 @@ def of(samples: int | None, micro: int, accumulate: int = 1, drop_last: bool = F
         ((100, 8), {"max_epochs": -1}, Horizon(None, 100), None),
         ((None, 8), {"max_epochs": 3}, Horizon(None, None), None),
         ((None, 8), {"max_steps": 20}, Horizon(160, None), 20),
+        ((100, 8), {"max_epochs": 3, "max_time": {"minutes": 2}}, Horizon(300, 100, 120.0), 39),
+        ((None, 8), {"max_epochs": -1, "max_time": {"minutes": 2}}, Horizon(None, None, 120.0), None),
     ],
     ids=str,
 )
