@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from formula_runner import new_study
 
 from bstuner.core.trial import TrialRequest
+from bstuner.study.purse import FitLength
+from bstuner.study.search import tune
+from bstuner.study.settings import TuneSettings
+from bstuner.study.space import SearchSpace
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -50,6 +55,25 @@ def test_a_baseline_that_is_best_already_costs_at_most_five(h200: Table, batch_s
 
     assert found["speedup_after_20"] == 1.0
     assert found["total_cost"] <= 5
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "lr", "max_cost"), [(32, 1e-4, 0.5), (512, 4e-4, 0.4), (16, 1.6e-3, 0.5), (64, 1.28e-2, 0.8)]
+)
+def test_no_search_costs_more_than_it_may(h200: Table, batch_size: int, lr: float, max_cost: float) -> None:
+    """Trials are a sixteenth of the fit; nobody has timed a batch size before it is tried."""
+    runner = TableRunner(h200)
+    sizes = h200.batch_sizes
+    space = SearchSpace.between(sizes[0], sizes[-1], reference_batch_size=batch_size, reference_lr=lr, rule="sqrt")
+    for seed in range(SEEDS):
+        settings = TuneSettings("val_loss", n_trials=50, patience=None, seed=seed, max_cost=max_cost)
+        result = tune(runner, space, settings, new_study(), fit=FitLength(16 * runner.budget), clock=lambda: 0.0)
+        ran = [trial for trial in (*result.trials, *result.confirmation) if trial.curve]
+        fit = 16 * runner.budget / (result.baseline.samples_per_second or 1)
+        assert 0.05 < sum(trial.curve[-1].seconds for trial in ran) / fit <= max_cost
+        assert result.share_of_fit is not None
+        assert result.share_of_fit <= max_cost
+        assert result.best is result.baseline or result.confirmed is not None
 
 
 def test_a_recorded_cell_is_replayed_as_it_was(h200: Table) -> None:
