@@ -30,7 +30,7 @@ def confirmed(winner: Record, holds: bool) -> Confirmation:
 def step(view: StudyView, *, fit: FitLength | None = None, **settings: Any) -> ToRun | Answer:
     how = TuneSettings("val_loss", objective=view.objective, **settings)
     ranking = Ranking(view, "time" if view.objective == "time" else "metric")
-    return next_step(ranking, how, SPACE, Purse(view, SPACE, BUDGET, how.max_cost, fit))
+    return next_step(ranking, how, SPACE, Purse(view, SPACE, BUDGET, how.max_cost, fit or FitLength()))
 
 
 def of(*records: Record, objective: Objective = "time", **confirmations: bool) -> StudyView:
