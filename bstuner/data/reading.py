@@ -41,10 +41,16 @@ def read_samples(loader: Any, keys: Iterable[Any] | None, look: Callable[[list[A
         **options,
     )
     started = time.perf_counter()
-    for looked in reader:
-        chunks.grow(time.perf_counter() - started)
-        yield from looked
-        started = time.perf_counter()
+    batches: Any = iter(reader)
+    try:
+        for looked in batches:
+            chunks.grow(time.perf_counter() - started)
+            yield from looked
+            started = time.perf_counter()
+    finally:
+        # Who has seen enough leaves workers that read on, until somebody collects them.
+        if loader.num_workers:
+            batches._shutdown_workers()
 
 
 class _Chunks:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from bstuner.study.confirm import seconds_ratio
+from bstuner.study.confirm import seconds_ratios
 from bstuner.study.ranking import Ranking
 from bstuner.study.record import Confirmation, Record
 
@@ -32,9 +32,7 @@ def claimed_speedup(ranking: Ranking, winner: Record, confirmation: Confirmation
     if len(confirmation.runs) != 2:
         return None
     theirs, mine = confirmation.runs
-    pairs = ((winner.summary, ranking.own.summary), (mine, theirs))
-    ratios = [seconds_ratio(a, b, mine, theirs, ranking.view.mode) for a, b in pairs]
-    told = [-math.log(ratio) for ratio in ratios if ratio]
+    told = [-math.log(ratio) for ratio in seconds_ratios(ranking, winner, mine, theirs) if ratio]
     if not told:
         return None
     middle = _BEYOND + sum(told) / len(told)

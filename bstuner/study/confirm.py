@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -13,7 +14,7 @@ from bstuner.study.ranking import MARGIN, Ranking
 from bstuner.study.record import Confirmation, Record, role_of, summarize, trained_seconds
 from bstuner.study.system_attrs import write_system_attr
 
-__all__ = ["confirm", "confirms", "keep", "seconds_ratio"]
+__all__ = ["confirm", "confirms", "keep", "seconds_ratios"]
 
 Run = Callable[[Role, TrialRequest, Watch], TrialRun]
 
@@ -68,28 +69,48 @@ def _samples_to_own_end(summary: TrialSummary, own: TrialSummary, mode: Mode) ->
     return samples_to_target(curve, end, mode), samples_to_target(reference, end, mode) or float(own.curve[-1].samples)
 
 
+def _trained(summary: TrialSummary) -> bool:
+    return bool(summary.curve) and summary.verdict not in ("out of memory", "not finite")
+
+
 def _holds(ranking: Ranking, winner: Record, mine: TrialSummary, theirs: TrialSummary) -> bool:
-    if mine.verdict in ("out of memory", "not finite") or not mine.curve:
+    if not _trained(mine):
         return False
-    if theirs.verdict in ("out of memory", "not finite") or not theirs.curve:
-        return True
-    first, second = ranking.bar.ahead(winner, ranking.own), ranking.bar.doublings(_end(theirs) - _end(mine))
+    first = ranking.bar.ahead(winner, ranking.own)
+    second = ranking.bar.doublings(_end(theirs) - _end(mine)) if _trained(theirs) else math.inf
     if not (first + second) / 2 >= MARGIN:  # nor where nothing tells what a doubling is worth
         return False
-    return ranking.objective != "time" or all(
-        (ratio := seconds_ratio(a, b, mine, theirs, ranking.view.mode)) is not None and ratio < 1
-        for a, b in ((winner.summary, ranking.own.summary), (mine, theirs))
+    ratios = seconds_ratios(ranking, winner, mine, theirs)
+    return ranking.objective != "time" or all(ratio is not None and ratio < 1 for ratio in ratios)
+
+
+def seconds_ratios(ranking: Ranking, winner: Record, mine: TrialSummary, theirs: TrialSummary) -> list[float | None]:
+    """A winner's seconds to the own end over those of the user's settings, for each order in which both have trained.
+
+    None where it never got there. The paces are those of the two that ran side by side, where they were told.
+
+    Args:
+        ranking: The trials of the study, in their order.
+        winner: The trial whose settings may be the answer.
+        mine: How they did once more.
+        theirs: How the user's own settings did.
+    """
+    own = ranking.own.summary
+    pairs = [(winner.summary, own), *([(mine, theirs)] if _trained(mine) and _trained(theirs) else [])]
+    rates = (
+        mine.samples_per_second or winner.summary.samples_per_second,
+        theirs.samples_per_second or own.samples_per_second,
     )
+    return [_seconds_ratio(*pair, *rates, ranking.view.mode) for pair in pairs]
 
 
-def seconds_ratio(
-    summary: TrialSummary, own: TrialSummary, mine: TrialSummary, theirs: TrialSummary, mode: Mode
+def _seconds_ratio(
+    summary: TrialSummary, own: TrialSummary, rate: float | None, own_rate: float | None, mode: Mode
 ) -> float | None:
-    """A trial's seconds to the own end over the own trial's, with the paces of two that ran side by side."""
     samples, reference = _samples_to_own_end(summary, own, mode)
-    if samples is None or not mine.samples_per_second or not theirs.samples_per_second:
+    if samples is None or not rate or not own_rate:
         return None
-    return (samples / mine.samples_per_second) / (reference / theirs.samples_per_second)
+    return (samples / rate) / (reference / own_rate)
 
 
 def _value(ranking: Ranking, winner: Record, ours: TrialRun, mine: TrialSummary, theirs: TrialSummary) -> float | None:
@@ -100,9 +121,7 @@ def _value(ranking: Ranking, winner: Record, ours: TrialRun, mine: TrialSummary,
         return worse(best_metric(ours, mode), winner.value[0])
     if ranking.view.objective == "both":
         return None
-    pairs = ((winner.summary, own.summary), (mine, theirs))
-    ratios = [seconds_ratio(a, b, mine, theirs, mode) or 0.0 for a, b in pairs]
-    return max(ratios) * own.value[0]
+    return max(ratio or 0.0 for ratio in seconds_ratios(ranking, winner, mine, theirs)) * own.value[0]
 
 
 def _again(record: Record, seed: int) -> TrialRequest:
