@@ -142,8 +142,6 @@ def test_where_the_metric_counts_the_end_alone_decides(objective: Objective) -> 
     assert confirmation.holds
     # The worse of the two, where there is one.
     assert confirmation.value == (pytest.approx(0.4) if objective == "metric" else None)
-        "the worse of the two, where there is one"
-    )
 
 
 def test_a_claim_needs_both_runs() -> None:
