@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import multiprocessing
 import os
@@ -66,7 +65,6 @@ def start(run: Run, stage: str, *callbacks: L.Callback, **options: Any) -> dict[
     """Run it, and return all that it leaves behind."""
     trainer = zoo.trainer(*callbacks, **options)
     answer = getattr(trainer, stage)(run.module, **run.arguments)
-    gc.collect()  # an evaluation's loaders wait for it, after a search in it
     assert multiprocessing.active_children() == [], "no worker is left behind"
     left = {"answer": answer, "record": run.module.record, "metrics": dict(trainer.callback_metrics)}
     owners = [run.module, *([trainer.datamodule] if trainer.datamodule else [])]

@@ -117,16 +117,9 @@ class Session:
             self.settings.steps_per_trial,
             accumulate,
             self.epoch.searched,
-            self._batches_of_an_epoch(limit_of(self.trainer, self.stage)),
+            _batches_of_an_epoch(self.epoch, limit_of(self.trainer, self.stage)),
             self._fresh,
         )
-
-    def _batches_of_an_epoch(self, limit: int | float) -> Callable[[int], float]:
-        def batches(size: int) -> float:
-            number = self.epoch.batches(size, limit)
-            return math.inf if number is None else number
-
-        return batches
 
     def noticing(self) -> AbstractContextManager[None]:
         """Freeze also what the user's hooks return while the search asks them for loaders."""
@@ -256,3 +249,12 @@ def open_session(
     # Only now, since it needs all processes: after an error there may be fewer, and the run ends anyway.
     wrap(trainer)
     session.peers.close()
+
+
+def _batches_of_an_epoch(epoch: EpochData, limit: int | float) -> Callable[[int], float]:
+    # Apart from the session, which would else wait for the garbage collector, with the workers of the user's loaders.
+    def batches(size: int) -> float:
+        number = epoch.batches(size, limit)
+        return math.inf if number is None else number
+
+    return batches
