@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def test_it_serves_a_database_until_ctrl_c_and_never_tells_the_password(server: 
         detail = get(f"{told[1]}/api/studies/{latest[1]}")
         process.send_signal(signal.SIGINT)
         said, complaints = process.communicate(timeout=HANG)
-    assert detail["name"] == "newer"
-    assert len(detail["trials"]) >= 3, "neighbours of the first choice come on top"
+    attributes = (attribute for trial in detail["trials"] for attribute in trial["user_attrs"])
+    roles = Counter(attribute["value"] for attribute in attributes if attribute["key"] == "role")
+    assert (detail["name"], roles) == ("newer", {"baseline": 1, "search": 1, "edge": 2, "confirm": 1})
     assert detail["note"]["body"].startswith("### ")
     assert (process.returncode, said.strip(), complaints) == (0, "", "")
     assert "s3cret" not in "".join(lines)
