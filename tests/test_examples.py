@@ -68,7 +68,7 @@ def test_an_example_is_tuned_as_it_is(
     limits = ["--n_trials", 1, "--trial_budget", 22 * reference[0], "--max_val", reference[0]]
     earlier = Path("bstuner-snippet.py")
     earlier.write_text("batch_size = 64\n")
-    shown = run("-m", "bstuner", "tune", "--monitor", monitor, *limits, EXAMPLES / script, "--epochs", 1)
+    shown = run("-m", "bstuner", "tune", "--monitor", monitor, *limits, EXAMPLES / script, "--epochs", 8)
 
     told = answer()
     assert (told["holder"], told["lr_holder"]) == holders

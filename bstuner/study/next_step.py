@@ -84,8 +84,8 @@ class _Steps:
             chosen = self.ranking.cooler(candidate)
             if chosen is None and self._can_try(candidate, 1 / DOWN_STEP):
                 return self._beside(candidate, 1 / DOWN_STEP)
-            if chosen is not None and not self.ranking.is_better(chosen, margin=0.0):
-                chosen = None
+            if chosen is not None and not self.ranking.is_better(chosen):
+                chosen = None  # it could not be confirmed
         return self._confirmed(chosen) if chosen is not None else None
 
     def _can_try(self, candidate: Record, factor: float) -> bool:

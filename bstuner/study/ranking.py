@@ -59,9 +59,9 @@ class Ranking:
         """What they are ranked by."""
         return Bar.of(self.view)
 
-    def is_better(self, record: Record, margin: float = MARGIN) -> bool:
-        """Whether a trial ran to its end and ended better than the user's own settings by a margin, in doublings."""
-        return is_whole(record, self.own) and record is not self.own and self.bar.ahead(record, self.own) >= margin
+    def is_better(self, record: Record) -> bool:
+        """Whether a trial ran to its end and ended better than the user's own settings by the margin."""
+        return is_whole(record, self.own) and record is not self.own and self.bar.ahead(record, self.own) >= MARGIN
 
     @cached_property
     def candidates(self) -> list[Record]:
@@ -113,7 +113,8 @@ class Ranking:
 
     def cooler(self, record: Record) -> Record | None:
         """The trial about one step below another, where one was run to its end."""
-        below = [r for r in self._beside(record, 1 / _BELOW[1], 1 / _BELOW[0]) if is_whole(r, self.own)]
+        others = self._beside(record, 1 / _BELOW[1], 1 / _BELOW[0])
+        below = [other for other in others if is_whole(other, self.own) and other is not self.own]
         step = record.summary.lr / DOWN_STEP
         return min(below, key=lambda r: abs(math.log(r.summary.lr / step)), default=None)
 

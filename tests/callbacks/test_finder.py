@@ -284,6 +284,34 @@ def test_an_error_of_the_users_code_says_at_which_size_it_came() -> None:
     assert model.batch_size == 4
 
 
+@pytest.mark.parametrize("own", [1, 3, 4, 48])
+@pytest.mark.parametrize("settings", [{}, {"max_val": 3}, {"mode": "binsearch"}, {"global_batch_size": 32}])
+def test_code_that_fails_at_any_size_fails_in_its_own_words_after_a_few_probes(
+    own: int, settings: dict[str, Any]
+) -> None:
+    class Broken(zoo.Mlp):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            zoo.NOTES.append(("step", len(batch[0]), 0))
+            raise ValueError("my own mistake")
+
+    with pytest.raises(ValueError, match="my own mistake") as error:
+        found(Broken(batch_size=own, length=64), **settings)
+    assert str(error.value) == "my own mistake"
+    assert len(zoo.NOTES) <= 3
+
+
+@pytest.mark.parametrize("own", [3, 48])
+def test_a_search_that_starts_again_does_so_at_a_power_of_two_from_the_users_own_size_on(own: int) -> None:
+    class NoPair(zoo.Mlp):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            assert len(batch[0]) > 2, "a pair is too few"
+            return super().training_step(batch, batch_idx)
+
+    result = found(NoPair(batch_size=own, length=256), max_val=128)
+    assert (result.batch_size, result.probes[0].batch_size) == (128, 2)
+    assert result.probes[1].batch_size == {3: 4, 48: 64}[own]
+
+
 def test_the_garbage_collector_is_left_as_it_was() -> None:
     before = gc.get_freeze_count(), gc.isenabled()
     found(zoo.Mlp(), max_val=8)

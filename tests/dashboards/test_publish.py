@@ -29,7 +29,7 @@ from bstuner.dashboards.publish import FOLDER_ATTRIBUTE, artifacts_folder, chang
 from bstuner.study.system_attrs import write_system_attr
 
 FIGURES = {"memory-vs-batch", "throughput-vs-batch", "trials", "curves"}
-TRIALS = 11  # 8, two neighbours of the first choice, and the confirmation
+TRIALS = 10  # 8, a neighbour of the first choice, and the confirmation
 
 
 class Served(NamedTuple):

@@ -66,9 +66,8 @@ def test_a_candidate_at_the_edge_steps_down() -> None:
 
     cooler = record(3, 10 * LR / math.sqrt(10), 0.3, role="edge")
     assert step(of(HOT, WORSE, cooler)) == ToRun(cooler.params, "confirm", 3)
-    # It need not be better by the margin, as it was chosen for another's end; but it must be better.
-    barely = record(3, 10 * LR / math.sqrt(10), 0.9, role="edge")
-    assert step(of(HOT, WORSE, barely)) == ToRun(barely.params, "confirm", 3)
+    # One that is better by less than the margin could not be confirmed.
+    assert step(of(HOT, WORSE, record(3, 10 * LR / math.sqrt(10), 0.97, role="edge"))) == Answer()
     assert step(of(HOT, WORSE, record(3, 10 * LR / math.sqrt(10), 1.1, role="edge"))) == Answer()
 
 

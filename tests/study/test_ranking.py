@@ -227,5 +227,4 @@ def test_the_cooler_one_is_about_a_step_below_and_ran_to_its_end() -> None:
     assert ranking_of(own(), hot, near, exact, *others).cooler(hot) is exact
     assert ranking_of(own(), hot, near, *others).cooler(hot) is near
     assert ranking_of(own(), hot, *others).cooler(hot) is None
-    users = own()
-    assert ranking_of(users, HOT).cooler(HOT) is users, "they are a trial like any other"
+    assert ranking_of(own(), HOT).cooler(HOT) is None, "the user's own settings are none to choose"

@@ -85,6 +85,7 @@ def _seen_by_hooks(loop: Any, batches: float) -> Any:
         def max_batches(self, value: Any) -> None:
             self._own_batches = value
 
+    Loop.__name__ = type(loop).__name__  # its errors name their class
     loop.__dict__["_own_batches"] = loop.__dict__.pop("max_batches")
     loop.__class__ = Loop
     return loop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -146,18 +145,22 @@ class _Search:
         low = max(settings.init_val, 1 << (self.session.epoch.smallest_pair - 1).bit_length())
         low = low if high is None else min(low, high)
         search = self._search_from(low, high)
+        # What the user's own code makes of a batch may need more samples than the smallest: then from its own size on.
+        own = 1 << ((self.session.batching.reference or 1) - 1).bit_length()
+        own = own if high is None else min(own, high)
         while (size := search.next_size()) is not None:
             probe = self._probe(size)
-            own = min(self.session.batching.reference or 0, math.inf if high is None else high)
-            if probe.reason.startswith(REFUSED) and size < own and not any(each.fits for each in self.probes):
-                # What the user's own code makes of a batch may need more samples than that.
-                search = self._search_from(int(own), high)
+            if probe.reason.startswith(REFUSED) and low < own and not any(each.fits for each in self.probes):
+                low = own
+                search = self._search_from(low, high)
                 continue
             search.record(size, probe.peak_bytes)
         if search.best is None:
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
             if fits:  # but none of the sizes that would make the wanted batch does
                 raise self.global_batch.impossible(self._fits(search) or fits, 1)
+            if all(probe.reason.startswith(REFUSED) for probe in self.probes):
+                self._probe(own, refusable=False)  # fails in the words of the user's code
             raise self.session.nothing_fits(self.probes)
         if self.session.most is not None and 2 * search.best > self.session.most:
             return search, "dataset"
@@ -188,14 +191,14 @@ class _Search:
             allowed.append(self.session.allowed_by_validation())
         return min((size for size in allowed if size is not None), default=None)
 
-    def _probe(self, size: int) -> Probe:
+    def _probe(self, size: int, refusable: bool = True) -> Probe:
         def apply(size: int) -> None:
             self.session.batching.apply(size)
             if self.validation is not None:
                 self.validation.apply_few()
 
         try:
-            probe = self.session.probe(size, apply, refusable=self._may_be_refused(size))
+            probe = self.session.probe(size, apply, refusable=refusable and self._may_be_refused(size))
         except Exception as error:
             # Many models cannot train on one sample (BatchNorm refuses it): that is why 1 comes last.
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=self.ceiling)

@@ -183,10 +183,11 @@ class Session:
             loaders = combined(self.trainer, request_loaders(self.trainer, self._role), self._role)
             found.append(samples_drawn(flat_loaders(loaders)[self.epoch.searched]))
 
+        asked = self.epoch.loaders[self.epoch.searched].size(size)
         if not self.data.decided_by_samplers:
-            return size
+            return asked
         run_on_all(self.peers, look)
-        return max((samples for samples in self.peers.gather(found[0]) if samples is not None), default=size)
+        return max((samples for samples in self.peers.gather(found[0]) if samples is not None), default=asked)
 
     def scanned(self) -> list[Scanned]:
         """How far all processes together looked for the largest samples, for each loader."""
