@@ -159,7 +159,7 @@ class _Search:
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
             if fits:  # but none of the sizes that would make the wanted batch does
                 raise self.global_batch.impossible(self._fits(search) or fits, 1)
-            if all(probe.reason.startswith(REFUSED) for probe in self.probes):
+            if self._all_refused():
                 self._probe(own, refusable=False)  # fails in the words of the user's code
             raise self.session.nothing_fits(self.probes)
         if self.session.most is not None and 2 * search.best > self.session.most:
@@ -200,6 +200,8 @@ class _Search:
         try:
             probe = self.session.probe(size, apply, refusable=refusable and self._may_be_refused(size))
         except Exception as error:
+            if self.probes and self._all_refused():
+                raise
             # Many models cannot train on one sample (BatchNorm refuses it): that is why 1 comes last.
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=self.ceiling)
             if size == 1 and self.global_batch.sizes is not None and fits is not None and fits > 1:
@@ -212,6 +214,9 @@ class _Search:
             raise
         self.probes.append(probe)
         return probe
+
+    def _all_refused(self) -> bool:
+        return all(probe.reason.startswith(REFUSED) for probe in self.probes)
 
     def _refusals(self) -> tuple[str, ...]:
         """What sizes the user's code refused, though others ran."""
