@@ -176,7 +176,12 @@ class TunerSearch:
             lr_holder=self._trials.in_place.learning_rate.holder,
             storage=storage_in_words(self._choices.study or self._storage),
             study_name=study.study_name,
-            warnings=(*result.warnings, *self._trials.warnings, *self._remarks(result)),
+            warnings=(
+                *result.warnings,
+                *self._trials.warnings,
+                *self._trials.runner.changed(),
+                *self._remarks(result),
+            ),
         )
 
     def _remarks(self, result: TuneResult) -> Iterator[str]:

@@ -65,6 +65,15 @@ class FrozenFit:
         """Every tensor of the run that was alive when it was frozen."""
         return self._state.tensors
 
+    def changed(self) -> list[str]:
+        """What the user should know of what is too large to be put back and has changed since."""
+        parts = (self._state, self._data, *self._from_hooks.values())
+        return [
+            f"Your code changes {name} while it is searched with, and that is too large to be put back: training finds "
+            "it as the search left it. Where that matters, do not write to it while bstuner.searching() is true."
+            for name in dict.fromkeys(name for part in parts for name in part.changed())
+        ]
+
     def restore(self) -> None:
         """Put the run back; may be called any number of times. An error is raised once all else is back."""
         with contextlib.ExitStack() as parts:
@@ -84,8 +93,8 @@ class FrozenStart:
         self._random = RandomState()
         # An evaluation makes no optimizers, and has put the module into eval mode by the time it searches.
         module = trainer.lightning_module if trainer.state.fn == "fit" else None
-        # No contents: the weights do not change on the way from here to the search.
-        self._state = Snapshot([module, trainer.datamodule, loaders], contents=False)
+        # Weights and data do not change on the way from here to the search.
+        self._state = Snapshot([module, trainer.datamodule, loaders], contents=False, data=False)
 
     def restore(self) -> None:
         """Put generators and attributes back. An error is raised once all else is back."""

@@ -20,7 +20,7 @@ import random
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from multiprocessing.process import BaseProcess
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bstuner.training._lightning import each_lightning
+from bstuner.training.freezing.fingerprint import bytes_of, fingerprint
 from bstuner.training.freezing.undo import (
     CONTAINERS,
     Undo,
@@ -47,8 +48,10 @@ from bstuner.training.freezing.undo import (
 __all__ = ["Snapshot"]
 
 # A container with more items than this is data, not state: it is put back itself, but its items are not walked.
-_DATA_SIZE = 10_000
-# In the data pipeline, a tensor or an array of more bytes than this is data; a smaller one may well be a counter.
+_DATA_SIZE = 50_000
+# In the data pipeline, tensors and arrays are copied up to so many bytes in all, which takes some milliseconds.
+_COPIED_BYTES = 64 << 20
+# What is as small as this may well be a counter, whatever else is left as it is.
 _COUNTER_BYTES = 4096
 
 # Objects and functions of these packages are machinery (clients, loops, handles): never walked, unless they keep
@@ -83,20 +86,24 @@ class Snapshot:
     Args:
         roots: objects to remember. A root is always walked, whatever its class.
         contents: also remember what tensors and arrays hold (in host memory, so that a device measures the same
-            with and without a snapshot). Below datamodules, datasets, loaders and samplers only small contents are
-            copied: the large ones are the user's data, which training reads and does not write.
+            with and without a snapshot). Below datamodules, datasets, loaders and samplers that is bounded: what is
+            larger is the user's data, which training reads and hardly ever writes. `changed` tells where it did.
+        data: without `contents`, whether there is data to remember. If not, only counters are copied.
 
     Attributes:
         tensors: the tensors that were met, without those of the data.
 
     """
 
-    def __init__(self, roots: Iterable[Any], contents: bool = True) -> None:
+    def __init__(self, roots: Iterable[Any], contents: bool = True, data: bool = True) -> None:
         self.tensors: list[Tensor] = []
+        self._data = data
+        self._room = _COPIED_BYTES
+        self._large: list[tuple[Any, Callable[[], Any], Any]] = []
         self._undo: list[Undo] = []
         self._kept: dict[int, Any] = {}  # keeps what was seen alive, so that an id means one object
         self._pending: deque[tuple[Any, bool]] = deque()
-        with _plain_torch():
+        with _plain_torch(), _uncollected():
             for root in roots:
                 self._visit(root, contents, root=True)
             while self._pending:
@@ -120,6 +127,19 @@ class Snapshot:
         if failed:
             raise failed[0][1]
 
+    def changed(self) -> list[str]:
+        """Names of what was too large to copy and has changed since; `restore` cannot put it back."""
+        with _plain_torch():
+            large = [obj for obj, look, before in self._large if look() != before]
+        return [self._name(obj) for obj in large]
+
+    def _name(self, obj: Any) -> str:
+        for owner in self._kept.values():
+            for name, value in (attributes_of(owner) or {}).items() if not isinstance(owner, type) else ():
+                if value is obj:
+                    return f"{type(owner).__qualname__}.{name}"
+        return f"a {type(obj).__qualname__}"
+
     def _visit(self, obj: Any, contents: bool, root: bool = False) -> None:
         kind: Any = type(obj)  # not obj.__class__, which a proxy forges
         if issubclass(kind, _CLOSED) or id(obj) in self._kept:
@@ -129,16 +149,35 @@ class Snapshot:
             if not _is_machinery(obj):
                 self._remember(obj, [undo_class(obj)], [*vars(obj).values(), *obj.__bases__], contents)
             return
-        found = _look_inside(obj, kind, contents)
+        found = _look_inside(obj, kind, contents or self._affords(obj, kind))
         if found is None and not (root or _keeps_state(kind)):
             return
         if contents and issubclass(kind, Tensor):
             self.tensors.append(obj)
+        if self._data and issubclass(kind, CONTAINERS) and _hides_state(_values(obj)):
+            self._watch(obj, lambda: fingerprint(_values(obj)))
         undo, below = found or ([], [])
         attributes, slots = attributes_of(obj), slots_of(obj, kind)
         if attributes is not None or slots:
             undo.append(undo_object(obj, kind, attributes, slots))
         self._remember(obj, undo, [kind, attributes, *(value for _, value in slots), *below], contents)
+
+    def _affords(self, obj: Any, kind: Any) -> bool:
+        """Whether data may be copied; what is too large is watched."""
+        if not issubclass(kind, (Tensor, np.ndarray)):
+            return True
+        size = bytes_of(obj)
+        if not self._data or issubclass(kind, np.memmap):  # to look at one would read its file
+            return size <= _COUNTER_BYTES
+        if size <= self._room:
+            self._room -= size
+            return True
+        if issubclass(kind, Tensor) or (obj.flags.writeable and not obj.dtype.hasobject):
+            self._watch(obj, functools.partial(fingerprint, obj))
+        return False
+
+    def _watch(self, obj: Any, look: Callable[[], Any]) -> None:
+        self._large.append((obj, look, look()))
 
     def _remember(self, obj: Any, undo: list[Undo], below: list[Any], contents: bool) -> None:
         self._kept[id(obj)] = obj
@@ -152,6 +191,18 @@ def _plain_torch() -> Iterator[None]:
     """No autograd, no inference mode (an evaluation's), and no say for subclasses of tensors."""
     with torch.inference_mode(False), torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
         yield
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: making very many objects would set off one after another, over all that is alive."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @functools.cache
@@ -173,16 +224,27 @@ def _keeps_state(kind: Any) -> bool:
     return issubclass(kind, _pipeline()) or hasattr(kind, "state_dict") or not _is_machinery(kind)
 
 
+def _values(container: Any) -> list[Any]:
+    base = next(base for base in CONTAINERS if isinstance(container, base))
+    items = items_of(container, base)
+    return [value for _, value in items] if issubclass(base, dict) else items
+
+
+def _hides_state(values: list[Any]) -> bool:
+    """Whether items that are too many to be walked hold what can change."""
+    return len(values) > _DATA_SIZE and not all(issubclass(kind, _CLOSED) for kind in set(map(type, values)))
+
+
 def _look_inside(obj: Any, kind: Any, contents: bool) -> tuple[list[Undo], list[Any]] | None:
     """How to undo a change of what an object holds outside its attributes, and what that is; None for nothing."""
     if issubclass(kind, Tensor):
-        if contents or obj.numel() * obj.element_size() <= _COUNTER_BYTES:
+        if contents:
             return [undo_tensor(obj)], [obj.grad if obj.is_leaf else None]
         return [], []
     if issubclass(kind, np.ndarray):
         below = list(obj.flat) if obj.dtype.hasobject and obj.size <= _DATA_SIZE else []
-        copied = obj.nbytes <= _COUNTER_BYTES or (contents and not issubclass(kind, np.memmap))
-        return [functools.partial(np.copyto, obj, np.array(obj))] if copied and obj.flags.writeable else [], below
+        copied = contents and obj.flags.writeable and (not issubclass(kind, np.memmap) or obj.nbytes <= _COUNTER_BYTES)
+        return [functools.partial(np.copyto, obj, np.array(obj))] if copied else [], below
     if issubclass(kind, CONTAINERS):
         base = next(base for base in CONTAINERS if issubclass(kind, base))
         items = items_of(obj, base)

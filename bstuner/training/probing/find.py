@@ -149,8 +149,8 @@ class _Search:
         own = 1 << ((self.session.batching.reference or 1) - 1).bit_length()
         own = own if high is None else min(own, high)
         while (size := search.next_size()) is not None:
-            probe = self._probe(size)
-            if probe.reason.startswith(REFUSED) and low < own and not any(each.fits for each in self.probes):
+            probe = self._probe(size, refusable=low < own or not self._all_refused())
+            if low < own and self._all_refused():
                 low = own
                 search = self._search_from(low, high)
                 continue
@@ -159,8 +159,6 @@ class _Search:
             fits = max((probe.batch_size for probe in self.probes if probe.fits), default=0)
             if fits:  # but none of the sizes that would make the wanted batch does
                 raise self.global_batch.impossible(self._fits(search) or fits, 1)
-            if self._all_refused():
-                self._probe(own, refusable=False)  # fails in the words of the user's code
             raise self.session.nothing_fits(self.probes)
         if self.session.most is not None and 2 * search.best > self.session.most:
             return search, "dataset"
@@ -216,6 +214,7 @@ class _Search:
         return probe
 
     def _all_refused(self) -> bool:
+        """Whether the user's code has run at no size so far; in its own words, then, it fails at the next."""
         return all(probe.reason.startswith(REFUSED) for probe in self.probes)
 
     def _refusals(self) -> tuple[str, ...]:

@@ -125,6 +125,10 @@ class Session:
         """Freeze also what the user's hooks return while the search asks them for loaders."""
         return loaders_noticed(self._frozen.add)
 
+    def changed(self) -> list[str]:
+        """What the user should know of what cannot be put back, on any process."""
+        return sorted({warning for warnings in self.peers.gather(self._frozen.changed()) for warning in warnings})
+
     def close(self) -> None:
         """Put the run back."""
         self._frozen.restore()

@@ -44,6 +44,7 @@ def data_warnings(session: Session, scanned: Sequence[Scanned]) -> Iterator[str]
                 f"median: ordinary batches need about {each.usual / each.elements:.0%} of the memory. "
                 "probe_with=... takes another sample."
             )
+    yield from session.changed()
     for kind in session.data.as_they_come:
         yield (
             f"{kind} makes its batches itself: probes took the first ones as they come, so a larger one may follow. "

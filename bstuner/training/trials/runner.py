@@ -106,6 +106,10 @@ class FitRunner:
         self._peers.share(request)
         return self._run(request, watch)
 
+    def changed(self) -> list[str]:
+        """What the user should know of what trials changed on this process and could not put back."""
+        return self._frozen.changed()
+
     def wait(self, seconds: float) -> None:
         """Let time pass, on all processes: none may wait for the others too long."""
         self._peers.share(seconds)

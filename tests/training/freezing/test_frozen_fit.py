@@ -166,9 +166,9 @@ def test_weights_buffers_gradients_and_optimizer_state_are_what_the_frozen_run_h
     in_a_fit(zoo.Regularised(), look)
 
 
-def test_a_datamodules_state_is_restored_and_its_data_is_not_copied() -> None:
+def test_a_datamodules_state_is_restored_and_what_is_too_large_is_named() -> None:
     data = zoo.Data()
-    data.images = torch.zeros(100_000)
+    data.images, data.kept, data.cache = torch.zeros(100_000), torch.zeros(1 << 25), torch.zeros(1 << 25)
 
     def look(trainer: L.Trainer) -> None:
         frozen = FrozenFit(trainer)
@@ -176,11 +176,17 @@ def test_a_datamodules_state_is_restored_and_its_data_is_not_copied() -> None:
         data.dataset[0]
         data.hparams.batch_size = 999
         data.images.fill_(1)
+        data.cache[1 << 20] = 1
+        assert frozen.changed() == [
+            "Your code changes Data.cache while it is searched with, and that is too large to be put back: training "
+            "finds it as the search left it. Where that matters, do not write to it while bstuner.searching() is true."
+        ]
         frozen.restore()
         assert data.dataset.served == served
         assert data.dataset.own.bit_generator.state == drawn
         assert data.hparams.batch_size == 16
-        assert data.images.all()
+        assert not data.images.any()
+        assert data.cache[1 << 20] == 1
         assert not any(tensor is data.images for tensor in frozen.tensors)
 
     in_a_fit(zoo.Bare(), look, datamodule=data)

@@ -8,6 +8,7 @@ import gc
 import io
 import queue
 import random
+import sys
 import threading
 import types
 import weakref
@@ -26,6 +27,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from bstuner.device.random_state import RandomState
 from bstuner.training.freezing.snapshot import Snapshot
+
+snapshot_module = sys.modules[Snapshot.__module__]
 
 Case = tuple[Any, Callable[[], Any], Callable[[], Any]]
 
@@ -957,17 +960,19 @@ class Data(Dataset):
 
 
 @pytest.mark.parametrize("contents", [True, False])
-def test_a_datasets_counters_and_generators_are_state_and_its_data_is_not(contents: bool) -> None:
+def test_a_datasets_counters_and_generators_are_state_and_so_is_what_can_be_copied(contents: bool) -> None:
     data = Data()
     loader = DataLoader(data, sampler=RandomSampler(data, generator=torch.Generator().manual_seed(1)), batch_size=2)
     snapshot = Snapshot([holder(loader=loader)], contents=contents)
     first = [batch.tolist() for batch in loader]
     data.images[0] = 5.0
+    data.rows[7][0] = -1
     snapshot.restore()
     assert data.served.tolist() == [0, 0, 0]
     assert data.epochs.tolist() == [0, 0]
-    assert data.images[0, 0] == 5, "large contents are not copied, so they are not put back either"
-    data.images[0] = 0.0
+    assert not data.images.any()
+    assert data.rows[7] == [7]
+    assert snapshot.changed() == []
     assert [batch.tolist() for batch in loader] == first
 
 
@@ -981,7 +986,44 @@ def test_a_tensor_of_the_model_is_the_models_wherever_else_it_hangs() -> None:
         assert not data.images.any()
 
 
-def test_a_large_list_of_the_users_is_put_back_but_its_items_are_not_walked() -> None:
+Change = Callable[[Data], Any]
+CHANGES: dict[str, tuple[str, Change]] = {
+    "one item of a tensor": ("Data.images", lambda data: data.images[1234].add_(1)),
+    "a tensor, by way of numpy": ("Data.images", lambda data: data.images.numpy().__setitem__(1234, 1)),
+    "an array": ("Data.table", lambda data: data.table.__setitem__((123, 2), 1)),
+    "an array, two rows of which change places": (
+        "Data.table",
+        lambda data: data.table.__setitem__([0, 999], data.table[[999, 0]]),
+    ),
+    "the last item of a list": ("Data.rows", lambda data: data.rows[-1].append(1)),
+    "the first item of a dictionary": ("Data.known", lambda data: data.known[0].clear()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_too_large_to_be_copied_is_named_if_it_changes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_module, "_COPIED_BYTES", 1024)
+    monkeypatch.setattr(snapshot_module, "_DATA_SIZE", 5000)
+    data = Data()
+    data.table, data.known = np.arange(8000.0).reshape(1000, 8), {index: [index] for index in range(20_000)}
+    owner, change = CHANGES[name]
+    snapshot = Snapshot([holder(data=data)], contents=False)
+    assert snapshot.changed() == []
+    change(data)
+    data.served += 1
+    snapshot.restore()
+    assert snapshot.changed() == [owner]
+    assert not data.served.any()
+
+
+def test_very_many_items_that_cannot_change_are_not_looked_at() -> None:
+    data = Data()
+    data.rows = list(range(100_000))
+    assert Snapshot([data], contents=False)._large == []
+
+
+def test_a_large_list_of_the_users_is_put_back_but_its_items_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_module, "_DATA_SIZE", 10_000)
     data = Data()
     snapshot = Snapshot([data])
     seen = len(snapshot._kept)
