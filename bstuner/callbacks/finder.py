@@ -88,7 +88,7 @@ class BatchSizeFinder(OwnCallback):
         margin: float = 0.1,
         memory_limit: int | str | None = None,
         probe_with: int | Callable[[Any], Any] | None = None,
-        scan: float | int | Literal["all"] = 5.0,
+        scan: int | float | Literal["all"] = 5.0,
         global_batch_size: int | None = None,
         validation: bool = False,
         milestones: Sequence[int] = (),
@@ -125,7 +125,7 @@ class BatchSizeFinder(OwnCallback):
             margin=margin,
             memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
             probe_with=probe_with,
-            scan=_scan(scan),
+            scan=scan,
             global_batch_size=global_batch_size,
             validation=validation,
         )
@@ -256,16 +256,6 @@ class BatchSizeFinder(OwnCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The answer, from the checkpoint."""
         self._resumed = dict(state_dict)
-
-
-def _scan(scan: Any) -> float | int | Literal["all"]:
-    number = isinstance(scan, (int, float)) and not isinstance(scan, bool) and scan > 0
-    if scan != "all" and not number:
-        raise InvalidSetting(
-            f"Expected scan to be seconds (a float above 0), a number of samples (a whole number above 0) or 'all', "
-            f"found {scan!r}."
-        )
-    return scan  # type: ignore[no-any-return]
 
 
 def _epochs(milestones: Sequence[int]) -> tuple[int, ...]:

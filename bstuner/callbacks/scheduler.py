@@ -75,6 +75,7 @@ class BatchSizeScheduler(OwnCallback):
         margin: share of the device's memory to keep free, 0 to 1.
         memory_limit: bytes, or text such as "24GiB"; None for the device's own memory.
         probe_with: the sample to probe memory with: an index, or a function of the dataset.
+        scan: how far to look for the largest sample: seconds (a float), a number of samples (an int), or "all".
 
     Attributes:
         search_only: end the run once the plan is made, instead of going on with it.
@@ -97,6 +98,7 @@ class BatchSizeScheduler(OwnCallback):
         margin: float = 0.1,
         memory_limit: int | str | None = None,
         probe_with: int | Callable[[Any], Any] | None = None,
+        scan: int | float | Literal["all"] = 5.0,
     ) -> None:
         self.settings = GrowthSettings(plan, rule, rounding, max_batch_size, max_accumulate)
         check(fits is None or is_whole(fits), "fits", "None or a whole number of at least 1", fits)
@@ -107,6 +109,7 @@ class BatchSizeScheduler(OwnCallback):
             margin=margin,
             memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
             probe_with=probe_with,
+            scan=scan,
             converts=True,
         )
         self.search_only = False

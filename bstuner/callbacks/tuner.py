@@ -107,6 +107,7 @@ class BatchSizeTuner(OwnCallback):
         margin: share of the device's memory to keep free, 0 to 1.
         memory_limit: bytes, or text such as "24GiB"; None for the device's own memory.
         probe_with: the sample to probe memory with: an index, or a function of the dataset.
+        scan: how far to look for the largest sample: seconds (a float), a number of samples (an int), or "all".
         storage: where the study is kept: an Optuna URL (postgresql://..., for many machines), a path of a journal file,
             or an Optuna storage. None for the file bstuner-study.log in the Trainer's default_root_dir.
         study_name: name of the study. An existing one goes on where it was. None for a new one.
@@ -146,6 +147,7 @@ class BatchSizeTuner(OwnCallback):
         margin: float = 0.1,
         memory_limit: int | str | None = None,
         probe_with: int | Callable[[Any], Any] | None = None,
+        scan: int | float | Literal["all"] = 5.0,
         storage: str | BaseStorage | None = None,
         study_name: str | None = None,
         study: Study | None = None,
@@ -160,6 +162,7 @@ class BatchSizeTuner(OwnCallback):
             margin=margin,
             memory_limit=limit,
             probe_with=probe_with,
+            scan=scan,
             converts=True,
         )
         check(isinstance(monitor, str) and bool(monitor), "monitor", "the name of a logged metric", monitor)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from bstuner.core.find_result import Probe
+from bstuner.errors import InvalidSetting
 
 __all__ = ["FindSettings", "Observer"]
 
@@ -19,6 +20,9 @@ class FindSettings:
         scan: how far to look for the largest sample: seconds (a float), samples (an int) or "all".
         converts: whether the caller converts what the user counts in batches to the batch size that it chooses.
 
+    Raises:
+        InvalidSetting: `scan` is none of these.
+
     """
 
     mode: Literal["power", "binsearch"] = "power"
@@ -29,10 +33,18 @@ class FindSettings:
     margin: float = 0.1
     memory_limit: int | None = None
     probe_with: int | Callable[[Any], Any] | None = None
-    scan: float | int | Literal["all"] = 5.0
+    scan: int | float | Literal["all"] = 5.0
     global_batch_size: int | None = None
     validation: bool = False
     converts: bool = False
+
+    def __post_init__(self) -> None:
+        is_number = isinstance(self.scan, (int, float)) and not isinstance(self.scan, bool)
+        if self.scan != "all" and not (is_number and self.scan > 0):
+            raise InvalidSetting(
+                f"Expected scan to be seconds (a float above 0), a number of samples (a whole number above 0) or "
+                f"'all', found {self.scan!r}."
+            )
 
 
 class Observer(Protocol):

@@ -21,7 +21,7 @@ from bstuner.errors import EmptyDataset, InvalidSetting
 __all__ = ["ProbeBatches", "Samples", "Scan", "batch_of", "largest_samples", "pick_samples", "worst_batches"]
 
 # How far to look: seconds, a number of samples, or at all of them.
-Scan = float | int | Literal["all"]
+Scan = int | float | Literal["all"]
 
 # So many samples are kept to make batches of, as long as they hold so many elements together; two in any case, since
 # much of what users compute of a batch needs samples that differ.

@@ -15,7 +15,7 @@ from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
 
 import bstuner
-from bstuner import BatchSizeFinder, FindResult
+from bstuner import BatchSizeFinder, BatchSizeScheduler, BatchSizeTuner, FindResult
 from bstuner.errors import InvalidSetting
 
 LIMIT = 5 * zoo.MIB  # Wide trains at 256 under this limit, and not at 512
@@ -294,9 +294,10 @@ def test_what_a_dataset_changes_and_cannot_be_put_back_is_told() -> None:
 
 
 @pytest.mark.parametrize("scan", [0, 0.0, -1, True, "5 s", None])
-def test_a_scan_that_is_no_bound_is_refused(scan: Any) -> None:
+@pytest.mark.parametrize("callback", [BatchSizeFinder, BatchSizeTuner, BatchSizeScheduler])
+def test_a_scan_that_is_no_bound_is_refused(callback: Any, scan: Any) -> None:
     with pytest.raises(InvalidSetting, match=r"Expected scan to be seconds .* or 'all', found"):
-        BatchSizeFinder(scan=scan)
+        callback(scan=scan)
 
 
 class Multiples(zoo.Mlp):

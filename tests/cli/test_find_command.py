@@ -200,6 +200,16 @@ def test_a_failed_search_is_the_reason_given_whatever_the_script_makes_of_it(tmp
     assert "bstuner: Expected the model to leave room for a batch" in done.stderr
 
 
+@pytest.mark.parametrize(("scan", "looked_at"), [("3", 3), ("3.0", 1438), ("all", 1438)])
+def test_a_whole_number_to_scan_is_samples_and_another_is_seconds(
+    tmp_path: Path, bstuner: Command, scan: str, looked_at: int
+) -> None:
+    done = bstuner("find", "--max_val", 4, "--output", tmp_path, "--scan", scan, EXAMPLES / "digits.py")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads((tmp_path / "bstuner-result.json").read_text())
+    assert (answer["scanned_samples"], answer["dataset_size"]) == (looked_at, 1438)
+
+
 def test_the_help_says_what_happens_and_explains_every_option(tmp_path: Path, bstuner: Command) -> None:
     done = bstuner("find", "--help")
     assert done.returncode == 0

@@ -24,6 +24,8 @@ def to_save(result: FindResult, placement: Placement, asked: FindSettings, epoch
         "validation": asked.validation,
         "device": result.device,
         "capacity_bytes": result.capacity_bytes,
+        "scanned_samples": result.scanned,
+        "dataset_size": result.dataset_size,
         "epoch": epoch,
     }
 
