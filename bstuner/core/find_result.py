@@ -11,6 +11,8 @@ __all__ = ["FindResult", "LimitedBy", "Probe"]
 
 # A size with at least this share of the throughput of another is as good.
 _NEARLY = 0.9
+# As much faster than its data a model has to be to be told so: reading is timed roughly, without collation.
+_TWICE = 2
 
 LimitedBy = Literal["memory", "dataset", "max_val", "global_batch_size"]
 
@@ -81,6 +83,8 @@ class FindResult:
         samples_per_batch: samples in a batch of that size, where a batch sampler makes another number; else None.
         scanned: how many samples were looked at to find the largest one.
         dataset_size: how many samples the dataset holds; None where that is unknown.
+        read_per_second: how many samples one process reads in a second, by its loader's workers where it has some; None
+            where that was too short to tell.
         changed_settings: settings that count in steps and so mean something else at the new batch size.
         warnings: what else the user should know.
 
@@ -107,6 +111,7 @@ class FindResult:
     samples_per_batch: int | None = None
     scanned: int = 0
     dataset_size: int | None = None
+    read_per_second: float | None = None
     changed_settings: tuple[str, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
 
@@ -138,6 +143,18 @@ class FindResult:
         if best is None or self.batch_size not in rates or rates[self.batch_size] >= _NEARLY * rates[best]:
             return None
         return best
+
+    @property
+    def taken_per_second(self) -> float | None:
+        """How many samples a process takes in a second at the answer; None where that was not timed."""
+        rate = self.throughput.get(self.batch_size)
+        return None if rate is None else rate * (self.samples_per_batch or self.batch_size) / self.batch_size
+
+    @property
+    def waits_for_data(self) -> bool:
+        """Whether the answer takes more than twice the samples in a second that are read."""
+        read, taken = self.read_per_second, self.taken_per_second
+        return read is not None and taken is not None and taken > _TWICE * read
 
     @property
     def peak_bytes(self) -> int | None:
@@ -172,6 +189,7 @@ class FindResult:
             "samples_per_batch": self.samples_per_batch,
             "scanned_samples": self.scanned,
             "dataset_size": self.dataset_size,
+            "read_per_second": self.read_per_second,
             "changed_settings": list(self.changed_settings),
             "warnings": list(self.warnings),
             "search_seconds": self.seconds,
@@ -201,6 +219,7 @@ class FindResult:
             seconds=content["search_seconds"],
             samples_per_batch=content.get("samples_per_batch"),
             scanned=content["scanned_samples"],
+            read_per_second=content.get("read_per_second"),
             changed_settings=tuple(content["changed_settings"]),
             warnings=tuple(content["warnings"]),
         )

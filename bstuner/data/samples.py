@@ -28,6 +28,8 @@ Scan = int | float | Literal["all"]
 _KEEP = 16
 _KEPT_ELEMENTS = 2**24
 _AT_LEAST = 2
+# A shorter time than this, in seconds, does not tell how fast samples are read.
+_TELLING = 0.05
 # So many are looked at however long it takes.
 _LOOKED_AT = 8
 # Where nothing is padded, so many others stand among the largest.
@@ -49,6 +51,8 @@ class Samples:
         whole: Whether all samples were looked at.
         differ: Whether they differ in size.
         usual: The median of the elements in a sample.
+        per_second: Samples read in a second, by the loader's workers where it has some; None where it took too little
+            time to tell.
         extremes: Samples that are smaller than `items` but longer in one direction: a wide image, a long label.
         spread: The first samples looked at, which lie far apart in the dataset.
         sizes: The elements in each sample looked at by its key, where a batch sampler of the user's chooses what goes
@@ -62,6 +66,7 @@ class Samples:
     whole: bool = True
     differ: bool = False
     usual: float = 0.0
+    per_second: float | None = dataclasses.field(default=None, compare=False)
     extremes: list[Any] = dataclasses.field(default_factory=list)
     spread: list[Any] = dataclasses.field(default_factory=list)
     sizes: dict[Any, int] = dataclasses.field(default_factory=dict)
@@ -101,7 +106,7 @@ def largest_samples(
     if keys is not None and has_own_batches(loader):
         keys, noted = tee(keys)
     sizes: dict[Any, int] = {}
-    look, scanned, counts = _Look(), 0, Counter[int]()
+    look, scanned, counts, first_came = _Look(), 0, Counter[int](), 0.0
     whole = drawn is None or drawn.total is not None
     planned = most if drawn is None else min(len(drawn.keys), most or len(drawn.keys))
     kinds: set[Any] = set()
@@ -111,6 +116,8 @@ def largest_samples(
         ):
             whole = False
             break
+        if not scanned:
+            first_came = time.perf_counter()  # workers are up by then, and files open
         scanned += 1
         counts[elements] += 1
         for key in islice(noted, 1):
@@ -127,6 +134,7 @@ def largest_samples(
             f"The dataset {type(loader.dataset).__qualname__} must hold at least one sample to probe with, but it "
             f"is empty. Check the path or the filter it was built with."
         )
+    reading = time.perf_counter() - first_came
     total = drawn.total if drawn is not None else scanned if whole else None
     return Samples(
         items=look.largest,
@@ -136,6 +144,7 @@ def largest_samples(
         whole=whole,
         differ=len(kinds) > 1,
         usual=_median(counts),
+        per_second=(scanned - 1) / reading if reading >= _TELLING else None,
         extremes=_extremes(look.largest, look.longest),
         spread=look.first,
         sizes=sizes,

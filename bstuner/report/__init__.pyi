@@ -5,6 +5,7 @@ from .verdict import state_words as state_words, verdict_words as verdict_words
 from .words import (
     alike_words as alike_words,
     confirmed_words as confirmed_words,
+    data_words as data_words,
     device_words as device_words,
     edge_words as edge_words,
     fastest_words as fastest_words,

@@ -9,6 +9,7 @@ from bstuner.core import FindResult, TrialSummary, TuneResult, format_bytes
 __all__ = [
     "alike_words",
     "confirmed_words",
+    "data_words",
     "device_words",
     "edge_words",
     "fastest_words",
@@ -176,6 +177,25 @@ def fastest_words(result: FindResult, fastest: int) -> str:
         f"{rates[largest] / rates[fastest]:.0%} of its throughput. `bstuner tune` finds which one trains sooner, and "
         "at which learning rate"
     )
+
+
+def data_words(result: FindResult) -> str:
+    """How many samples were looked at, and where the model waits for them."""
+    if not result.scanned:
+        return ""
+    held = "" if result.dataset_size in (None, result.scanned) else f" of {result.dataset_size:,}"
+    words = f"{result.scanned:,}{held} samples looked at for the largest"
+    read, taken = result.read_per_second, result.taken_per_second
+    if not result.waits_for_data or read is None or taken is None:
+        return words
+    return (
+        f"{words}; about {_rounded(read)} are read in a second, where the model takes {_rounded(taken)}: it waits for "
+        "them. More workers, or samples that are prepared beforehand, make it faster"
+    )
+
+
+def _rounded(rate: float) -> str:
+    return f"{float(f'{rate:.2g}'):,.0f}"
 
 
 def growth_words(plan: dict[str, Any]) -> str:

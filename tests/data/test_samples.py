@@ -260,3 +260,16 @@ def test_a_collate_function_that_takes_only_multiples_is_asked_for_none_but_them
 def test_samples_that_may_not_be_together_are_copies_of_the_largest() -> None:
     samples = [torch.ones(20 if index == 7 else 10) for index in range(64)]
     assert worst_batches(largest_samples(loader_of(samples)), torch.stack).make(4).shape == (4, 20)
+
+
+def test_how_fast_samples_are_read_is_told_by_the_clock_after_the_first(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("bstuner.data.samples.time.perf_counter", lambda: clock[0])
+
+    class Slow(Recorded):
+        def __getitem__(self, index):
+            clock[0] += 0.25 if self.read else 60.0  # the first one opens the file
+            return super().__getitem__(index)
+
+    assert largest_samples(loader_of(Slow([1] * 21)), scan="all").per_second == pytest.approx(4)
+    assert largest_samples(loader_of(Recorded([1] * 21)), scan="all").per_second is None, "no time went by"

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from bstuner.core import TuneResult
 from bstuner.report import (
     confirmed_words,
+    data_words,
     device_words,
     fits_words,
     format_metric,
@@ -178,7 +179,9 @@ class _Page:
         if throughput is not None:
             knee = f"Knee at {knee_words(find, find.knee)}." if find.knee else "Too little was measured for a knee."
             figures.append(self._figure("throughput", throughput, knee))
-        yield _section("Memory and throughput", f'<div class="pair">{"".join(figures)}</div>')
+        data = data_words(find)
+        words = f"<p>{escape(data)}.</p>" if data else ""
+        yield _section("Memory and throughput", f'<div class="pair">{"".join(figures)}</div>{words}')
 
     def _growth(self) -> Iterator[str]:
         plan = self.findings.growth

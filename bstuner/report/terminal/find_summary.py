@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bstuner.core import FindResult, Probe, format_bytes
-from bstuner.report import device_words, fastest_words, fits_words, knee_words
+from bstuner.report import data_words, device_words, fastest_words, fits_words, knee_words
 
 __all__ = ["render_find"]
 
@@ -35,6 +35,8 @@ def render_find(result: FindResult) -> RenderableType:
     if result.knee is not None:
         facts.add_row("Knee", knee_words(result, result.knee))
     facts.add_row("Limit", _limit(result))
+    if result.waits_for_data:
+        facts.add_row("Data", data_words(result))
     for setting in result.changed_settings:
         facts.add_row("Note", setting)
     for warning in result.warnings:

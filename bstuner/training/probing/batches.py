@@ -49,12 +49,15 @@ class Scanned(NamedTuple):
     whole: bool
     differ: bool
     usual: float
+    per_second: float | None
 
     @staticmethod
     def of_all(processes: Sequence[Scanned]) -> Scanned:
         """What all processes saw of it together: they look in the same order, and one may get further than another."""
         furthest = max(processes, key=lambda each: each.scanned)
+        rates = [each.per_second for each in processes if each.per_second is not None]
         return furthest._replace(
+            per_second=min(rates, default=None),
             elements=max(each.elements for each in processes),
             whole=all(each.whole for each in processes),
             differ=any(each.differ for each in processes),
@@ -101,7 +104,16 @@ class ProbeData:
     def scanned(self) -> list[Scanned]:
         """How far was looked, for each loader so far whose samples were looked at."""
         return [
-            Scanned(role == self._role, each.scanned, each.total, each.elements, each.whole, each.differ, each.usual)
+            Scanned(
+                role == self._role,
+                each.scanned,
+                each.total,
+                each.elements,
+                each.whole,
+                each.differ,
+                each.usual,
+                each.per_second,
+            )
             for (role, _), (each, _) in self._known.items()
         ]
 

@@ -111,6 +111,7 @@ class _Search:
             knee=step_time.knee if step_time else None,
             scanned=looked_at.scanned if looked_at else 0,
             dataset_size=looked_at.total if looked_at else None,
+            read_per_second=looked_at.per_second if looked_at else None,
             changed_settings=changed_settings(self.trainer, reference, layout) if fitting and reference else (),
             warnings=(
                 *([warning] if warning else []),

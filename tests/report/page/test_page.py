@@ -121,6 +121,10 @@ def test_no_page_is_wider_than_a_phone(page: Browser, findings: Findings) -> Non
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_the_page_tells_how_many_samples_were_looked_at(page: Browser) -> None:
+    assert "1,797 samples looked at for the largest." in page.text()
+
+
 def test_the_settings_are_there_to_copy_in_three_ways(page: Browser, findings: Findings) -> None:
     texts = page.evaluate("[...document.querySelectorAll('.tabs pre')].map(e => e.textContent)")
     assert findings.result is not None

@@ -90,6 +90,17 @@ def test_each_finding_has_its_words(change: dict[str, Any], line: str) -> None:
     assert " ".join(line.split()) in found
 
 
+def test_where_the_model_waits_for_its_data_the_rates_are_told() -> None:
+    waiting = dataclasses.replace(RESULT, read_per_second=1234.0)
+    assert lines(waiting, width=300)[6] == (
+        "Data    1,000 of 50,000 samples looked at for the largest; about 1,200 are read in a second, where the model "
+        "takes 2,600: it waits for them. More workers, or samples that are prepared beforehand, make it faster"
+    )
+    assert lines(dataclasses.replace(RESULT, read_per_second=1300.0)) == lines(RESULT)
+    by_pairs = dataclasses.replace(RESULT, read_per_second=1300.0, samples_per_batch=2048)
+    assert "takes 5,100" in lines(by_pairs, width=300)[6]
+
+
 def test_the_result_as_plain_types_survives_json() -> None:
     stored = json.loads(json.dumps(RESULT.as_dict()))
     assert stored["batch_size"] == 1024
