@@ -59,9 +59,12 @@ def test_a_search_costs_few_samples() -> None:
     assert result.limited_by == "memory"
     sizes = [probe.batch_size for probe in result.probes if probe.peak_bytes is not None]
     assert sum(sizes) <= 1.75 * result.batch_size
-    # On the CPU a probe is two measured steps and a timed one; a sixteenth of the answer was only timed.
-    only_timed = sum(probe.batch_size for probe in result.probes) - sum(sizes)
-    assert sum(zoo.NOTES) == 3 * sum(sizes) + 2 * only_timed
+    # On the CPU a probe is two measured steps and a timed one; a sixteenth of the answer was only timed. A reading that
+    # contradicts the others, as noise may have it, is taken once more.
+    for probe in result.probes:
+        steps = 2 if probe.peak_bytes is None else 3
+        assert zoo.NOTES.count(probe.batch_size) in (steps, steps + 2)
+    assert set(zoo.NOTES) == {probe.batch_size for probe in result.probes}
 
 
 def test_settings_that_count_in_steps_are_named_with_what_they_now_mean() -> None:
