@@ -45,6 +45,12 @@ def data_warnings(session: Session, scanned: Sequence[Scanned]) -> Iterator[str]
                 "probe_with=... takes another sample."
             )
     yield from session.changed()
+    every, last = session.trainer.reload_dataloaders_every_n_epochs, session.trainer.max_epochs
+    if session.stage == "fit" and every and (last in (None, -1) or session.trainer.current_epoch + every < last):
+        yield (
+            f"Loaders are made anew every {'epoch' if every == 1 else f'{every} epochs'}, and only the first ones were "
+            "looked at: if a larger sample may come later, name it with probe_with, or keep a wider margin."
+        )
     for kind in session.data.as_they_come:
         yield (
             f"{kind} makes its batches itself: probes took the first ones as they come, so a larger one may follow. "
