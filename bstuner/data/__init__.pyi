@@ -19,8 +19,7 @@ from .probe_batches import ProbeBatches as ProbeBatches
 from .samples import (
     Samples as Samples,
     Scan as Scan,
-    batch_of as batch_of,
     largest_samples as largest_samples,
     pick_samples as pick_samples,
-    worst_batches as worst_batches,
 )
+from .worst_case import batch_of as batch_of, worst_batches as worst_batches

@@ -1,4 +1,4 @@
-"""The largest samples that a loader draws, and batches of any size made of them."""
+"""The largest samples that a loader draws."""
 
 from __future__ import annotations
 
@@ -7,33 +7,30 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from itertools import cycle, islice, tee, zip_longest
+from itertools import islice, tee
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader, IterableDataset
 
 from bstuner.data.draws import drawn_keys, has_own_batches
-from bstuner.data.probe_batches import ProbeBatches
 from bstuner.data.reading import read_samples
 from bstuner.data.sample_size import sample_elements, sample_extents
 from bstuner.errors import EmptyDataset, InvalidSetting
 
-__all__ = ["ProbeBatches", "Samples", "Scan", "batch_of", "largest_samples", "pick_samples", "worst_batches"]
+__all__ = ["KEEP", "KEPT_ELEMENTS", "Samples", "Scan", "largest_samples", "pick_samples"]
 
 # How far to look: seconds, a number of samples, or at all of them.
 Scan = int | float | Literal["all"]
 
 # So many samples are kept to make batches of, as long as they hold so many elements together; two in any case, since
 # much of what users compute of a batch needs samples that differ.
-_KEEP = 16
-_KEPT_ELEMENTS = 2**24
+KEEP = 16
+KEPT_ELEMENTS = 2**24
 _AT_LEAST = 2
 # A shorter time than this, in seconds, does not tell how fast samples are read.
 _TELLING = 0.05
 # So many are looked at however long it takes.
 _LOOKED_AT = 8
-# Where nothing is padded, so many others stand among the largest.
-_FEW_OTHERS = 3
 # The most samples kept for being the longest in one direction, out of as many directions as samples may have.
 _KEPT_EXTREMES = 4
 _MOST_DIRECTIONS = 64
@@ -176,7 +173,7 @@ class _Look:
         wanted = False
         if elements > self.most:
             self.most, self.largest = elements, []
-        keep = max(_AT_LEAST, min(_KEEP, _KEPT_ELEMENTS // max(1, self.most)))
+        keep = max(_AT_LEAST, min(KEEP, KEPT_ELEMENTS // max(1, self.most)))
         for kept, worth in ((self.largest, elements == self.most), (self.first, True)):
             if worth and len(kept) < keep:
                 kept.append(sample)
@@ -230,96 +227,6 @@ def _extremes(items: list[Any], longest: dict[Any, tuple[int, Any]]) -> list[Any
             found.append(sample)
             reached.update({way: max(length, reached.get(way, 0)) for way, length in sample_extents(sample).items()})
     return found
-
-
-def worst_batches(samples: Samples, collate_fn: Callable[[list[Any]], Any], size: int = 1) -> ProbeBatches:
-    """Batches of different samples that take as much as any that a loader could make of them.
-
-    >>> import numpy as np
-    >>> def pad(images):
-    ...     height, width = (max(image.shape[side] for image in images) for side in (0, 1))
-    ...     return np.zeros((len(images), height, width))
-    >>> images = [np.zeros(shape) for shape in [(5, 5), (2, 9), (9, 2)]]
-    >>> found = largest_samples(DataLoader(images, collate_fn=pad))
-    >>> worst_batches(found, pad).make(7).shape
-    (7, 9, 9)
-
-    Where samples are padded to the longest, a batch is a mixture: samples that lie far apart in the dataset, among them
-    the largest and those that are longest in one direction. Where they are not, it is made of copies of the largest
-    and a few others. Where the `collate_fn` takes only samples of one size together, only the copies are left.
-
-    Args:
-        samples: The samples found.
-        collate_fn: The loader's `collate_fn`.
-        size: A batch size that the user's own code makes, and so accepts.
-    """
-    items = samples.items
-    alike = [each for each in items if _kind(each) == _kind(items[0])]
-    patterns = [alike]
-    if samples.differ:
-        others = [each for pair in zip_longest(items[1:], samples.spread) for each in pair]
-        mixture = _unlike(samples.extremes, items[:1], others)
-        patterns = [mixture[: max(len(samples.extremes) + 1, len(samples.spread))], _mostly(samples), alike]
-    for rows in (None, size):
-        made: list[ProbeBatches] = []
-        for place, pattern in enumerate(patterns):
-            filled = _filled(pattern, rows)
-            try:
-                made.append(_batches(filled, collate_fn, samples.elements))
-            except Exception:  # the user's code has never seen just these together, and may refuse to
-                continue
-            # What is padded is no smaller than copies of the largest; if nothing is, it may be by its extremes.
-            if place > 0 or made[0].elements >= len(filled) * samples.elements:
-                break
-        if made:
-            best = max(made, key=lambda each: each.elements / each.rows)
-            best.learn()  # now, since what it takes is no part of a training step
-            return best
-    return ProbeBatches(items, collate_fn, learn=False)  # at the sizes of the probes it may be another matter
-
-
-def _mostly(samples: Samples) -> list[Any]:
-    """The largest samples repeated, and a few others near the start, so that small batches have some too."""
-    others = [each for each in _unlike(samples.spread) if not any(each is item for item in samples.items)]
-    few = [samples.items[0], *others[:_FEW_OTHERS]]
-    return [*few, *islice(cycle(samples.items), 8 * len(few) - len(few))]
-
-
-def _batches(samples: list[Any], collate_fn: Callable[[list[Any]], Any], elements: int) -> ProbeBatches:
-    if len(samples) <= _KEEP or len(samples) * elements <= _KEPT_ELEMENTS:
-        return ProbeBatches(samples, collate_fn)
-    # Too much to hold several times over for learning how batches grow.
-    of_two = ProbeBatches(samples[:2], collate_fn)
-    batches = ProbeBatches(samples, collate_fn, learn=False)
-    batches.elements = of_two.elements * len(samples) // 2
-    return batches
-
-
-def _unlike(*groups: list[Any]) -> list[Any]:
-    """All samples of some lists, each once."""
-    return list({id(each): each for group in groups for each in group if each is not None}.values())
-
-
-def _filled(pattern: list[Any], rows: int | None) -> list[Any]:
-    """Samples repeated to some number of rows, by default the next power of two above one."""
-    return list(islice(cycle(pattern), rows or max(2, 1 << (len(pattern) - 1).bit_length())))
-
-
-def batch_of(loader: DataLoader[Any], keys: list[Any]) -> ProbeBatches:
-    """The batch that a loader makes of some keys, again and again.
-
-    >>> batch_of(DataLoader("abcd", collate_fn=list), [3, 1]).make(2)
-    ['d', 'b']
-
-    Args:
-        loader: A `DataLoader` that cuts batches.
-        keys: Keys of its dataset.
-    """
-    return ProbeBatches(list(read_samples(loader, keys, _as_they_are)), loader.collate_fn, learn=False)
-
-
-def _kind(sample: Any) -> tuple[int, dict[Any, int]]:
-    return sample_elements(sample), sample_extents(sample)
 
 
 def pick_samples(loader: DataLoader[Any], probe_with: int | Callable[[Any], Any]) -> Samples:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import default_collate
 
-from bstuner.data.samples import ProbeBatches
+from bstuner.data.probe_batches import ProbeBatches
 
 Pair = namedtuple("Pair", ["image", "label"])
 SAMPLES = [(torch.arange(6.0).view(2, 3) + 10 * n, n, f"name {n}") for n in range(4)]

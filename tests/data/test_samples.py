@@ -13,7 +13,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from bstuner.data.sample_size import sample_elements
-from bstuner.data.samples import Samples, _evenly, largest_samples, pick_samples, worst_batches
+from bstuner.data.samples import Samples, _evenly, largest_samples, pick_samples
+from bstuner.data.worst_case import worst_batches
 from bstuner.errors import EmptyDataset, InvalidSetting
 
 Pair = namedtuple("Pair", ["image", "label"])
