@@ -48,9 +48,11 @@ from bstuner.training.freezing.undo import (
 __all__ = ["Snapshot"]
 
 # A container with more items than this is data, not state: it is put back itself, but its items are not walked.
-_DATA_SIZE = 50_000
+_DATA_SIZE = 10_000
 # In the data pipeline, tensors and arrays are copied up to so many bytes in all, which takes some milliseconds.
 _COPIED_BYTES = 64 << 20
+# And so many bytes of what is larger are read, to see whether it changes.
+_READ_BYTES = 32 << 20
 # What is as small as this may well be a counter, whatever else is left as it is.
 _COUNTER_BYTES = 4096
 
@@ -99,6 +101,7 @@ class Snapshot:
         self.tensors: list[Tensor] = []
         self._data = data
         self._room = _COPIED_BYTES
+        self._to_read = _READ_BYTES
         self._large: list[tuple[Any, Callable[[], Any], Any]] = []
         self._undo: list[Undo] = []
         self._kept: dict[int, Any] = {}  # keeps what was seen alive, so that an id means one object
@@ -173,7 +176,8 @@ class Snapshot:
             self._room -= size
             return True
         if issubclass(kind, Tensor) or (obj.flags.writeable and not obj.dtype.hasobject):
-            self._watch(obj, functools.partial(fingerprint, obj))
+            self._watch(obj, functools.partial(fingerprint, obj, self._to_read))
+            self._to_read = max(0, self._to_read - size)
         return False
 
     def _watch(self, obj: Any, look: Callable[[], Any]) -> None:

@@ -947,7 +947,7 @@ class Data(Dataset):
         self.images = torch.zeros(3000, 8)
         self.served = torch.zeros(3, dtype=torch.int64)
         self.epochs = np.zeros(2)
-        self.rows = [[index] for index in range(20_000)]
+        self.rows = [[index] for index in range(9000)]
         self.rng = random.Random(3)
 
     def __len__(self) -> int:
@@ -1023,14 +1023,14 @@ def test_very_many_items_that_cannot_change_are_not_looked_at() -> None:
 
 
 def test_a_large_list_of_the_users_is_put_back_but_its_items_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_module, "_DATA_SIZE", 10_000)
+    monkeypatch.setattr(snapshot_module, "_DATA_SIZE", 5000)
     data = Data()
     snapshot = Snapshot([data])
     seen = len(snapshot._kept)
     assert seen < 100
     data.rows.append([1])
     snapshot.restore()
-    assert len(data.rows) == 20_000
+    assert len(data.rows) == 9000
 
 
 def test_a_million_numbers_cost_one_object() -> None:
