@@ -331,7 +331,9 @@ def test_an_error_of_the_users_code_says_at_which_size_it_came() -> None:
     model = BuiltIn(batch_size=4, length=64)
     with pytest.raises(ValueError, match="four, and nothing else") as error:
         found(model, max_val=32)
-    assert error.value.__notes__ == ["This happened while bstuner ran a probe of batch size 32, before training."]
+    assert error.value.__notes__ == [
+        "This happened in a search, while bstuner ran a probe of batch size 32, before training."
+    ]
     assert model.batch_size == 4
 
 

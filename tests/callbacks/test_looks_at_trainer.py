@@ -162,7 +162,9 @@ class Fails(zoo.Mlp):
 def test_an_error_in_a_probe_says_at_which_size() -> None:
     with pytest.raises(ValueError, match="more than eight") as caught:
         zoo.trainer(BatchSizeFinder(memory_limit="1GiB", max_val=16)).fit(Fails(batch_size=4))
-    assert caught.value.__notes__ == ["This happened while bstuner ran a probe of batch size 16, before training."]
+    assert caught.value.__notes__ == [
+        "This happened in a search, while bstuner ran a probe of batch size 16, before training."
+    ]
 
 
 class WithHparams(zoo.Mlp):

@@ -59,5 +59,5 @@ def noting(words: str) -> Iterator[None]:
         yield
     except Exception as error:
         if hasattr(error, "add_note"):  # from Python 3.11 on
-            error.add_note(f"This happened while bstuner ran {words}, before training.")
+            error.add_note(f"This happened in a search, while bstuner ran {words}, before training.")
         raise
